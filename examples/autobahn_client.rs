@@ -8,6 +8,8 @@
 //! permessage-deflate, which the cases of sections 12 and 13 accept. At the end it
 //! prints the number of cases. The results of the cases are in the server's report.
 
+mod report;
+
 use std::{process::ExitCode, time::Duration};
 
 use getty::{
@@ -16,6 +18,8 @@ use getty::{
     ws::{Deflate, Message, MessageCodec, Messages, WsConnectLayer},
 };
 use tokio::{sync::mpsc, time::timeout};
+
+use self::report::Report;
 
 const AGENT: &str = "getty";
 /// Maximum message in any case, in bytes.
@@ -36,9 +40,7 @@ async fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("autobahn_client: {error}");
-            let causes = std::iter::successors(error.source(), |&error| error.source());
-            causes.for_each(|cause| eprintln!("  because: {cause}"));
+            eprintln!("autobahn_client: {:?}", Report::from(error));
             ExitCode::FAILURE
         }
     }

@@ -16,6 +16,8 @@
 //! host: `user:secret@host:port`. The proxy resolves the server's name. The client ends if the
 //! proxy does not accept the login.
 
+mod report;
+
 use std::io::{self, Write};
 
 use getty::{
@@ -32,8 +34,10 @@ use getty::{
 use lexopt::prelude::*;
 use tokio::{net::TcpStream, sync::mpsc};
 
+use self::report::Report;
+
 #[tokio::main]
-async fn main() -> Result<(), BoxError> {
+async fn main() -> Result<(), Report> {
     let mut target = "127.0.0.1:7000".to_owned();
     let mut proxy = None;
     let mut arguments = lexopt::Parser::from_env();

@@ -11,6 +11,8 @@
 //! direction of the connection. It then waits for the server to do the same, and prints the
 //! number of bytes before and after compression on standard error.
 
+mod report;
+
 use std::io::{self, Write};
 
 use getty::{
@@ -21,8 +23,10 @@ use getty::{
     net::TcpConnector,
 };
 
+use self::report::Report;
+
 #[tokio::main]
-async fn main() -> Result<(), BoxError> {
+async fn main() -> Result<(), Report> {
     let mut arguments = std::env::args().skip(1);
     let compression = match arguments.next().as_deref() {
         Some("deflate") => CompressionConnectLayer::deflate(Level::DEFAULT),

@@ -6,12 +6,14 @@
 //! ```
 //!
 //! The server prints each connection and how it ended. The client sees that `hello` is only
-//! handled after `LOGIN`.
+//! handled after `LOGIN`. `custom_layer ADDRESS` listens on another address.
 //!
 //! A function suffices for most layers. A message then costs a clone of the function and of the
 //! services inside it. A layer for which each instruction counts is written by hand. It has up
 //! to three parts. `FooLayer` holds the settings. `Foo<S>` is the service that wraps the inner
 //! service `S`. A future type is needed if the layer must act after the inner future.
+
+mod report;
 
 use std::{
     future::Future,
@@ -33,8 +35,10 @@ use getty::{
 };
 use pin_project_lite::pin_project;
 
+use self::report::Report;
+
 #[tokio::main]
-async fn main() -> Result<(), BoxError> {
+async fn main() -> Result<(), Report> {
     let open = Arc::new(AtomicUsize::new(0));
     let app = ServiceBuilder::new()
         .layer(connection_fn(move |connection, next| {
@@ -57,7 +61,7 @@ async fn main() -> Result<(), BoxError> {
                 request.message().len()
             ))
         });
-    let listener = TcpListener::bind("127.0.0.1:7001").await?;
+    let listener = TcpListener::bind(report::address("127.0.0.1:7001")?).await?;
     println!("listening on {}", listener.local_addr()?);
     getty::serve(listener, app)
         .with_graceful_shutdown(getty::shutdown_signal())

@@ -10,6 +10,8 @@
 //! `echo.localhost` returns lines and `status.localhost` answers HTTP. Other names are refused.
 //! Peers of this machine may connect without TLS and then reach the echo.
 
+mod report;
+
 use getty::{
     BoxError, BoxPipeline, CodecLayer, ConnectionRouter, Rate, Reply, Request, ServiceBuilder,
     SessionLayer,
@@ -23,8 +25,10 @@ use getty::{
     tls::{Pem, ServerTls, TlsConfig, TlsInfo, TlsLayer, TlsOrPlainLayer, TlsRefusal},
 };
 
+use self::report::Report;
+
 #[tokio::main]
-async fn main() -> Result<(), BoxError> {
+async fn main() -> Result<(), Report> {
     tracing_subscriber::fmt::init();
     let echo_tls = self_signed("echo.localhost", "echo/1")?;
     let status_tls = self_signed("status.localhost", "http/1.1")?;
@@ -54,8 +58,7 @@ async fn main() -> Result<(), BoxError> {
             .with_route("status.localhost".to_owned(), status(pending)),
         );
 
-    let address = std::env::args().nth(1);
-    let listener = TcpListener::bind(address.as_deref().unwrap_or("127.0.0.1:7443")).await?;
+    let listener = TcpListener::bind(report::address("127.0.0.1:7443")?).await?;
     println!("listening on {}", listener.local_addr()?);
     getty::serve(listener, app).await?;
     Ok(())

@@ -19,6 +19,10 @@
 //!   or moved, and `gone ID`. A wrong command is answered with `error` and the reason.
 //!
 //! A player that sends nothing for ten seconds is removed.
+//!
+//! `game ADDRESS` uses another address. Ctrl-c ends it.
+
+mod report;
 
 use std::{
     collections::HashMap,
@@ -40,7 +44,8 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-const ADDRESS: &str = "127.0.0.1:7030";
+use self::report::Report;
+
 /// Time between two moves.
 const TICK: Duration = Duration::from_millis(50);
 /// Maximum time between two messages of a player.
@@ -53,7 +58,7 @@ const MAX_MESSAGE: usize = 1200;
 const MAX_NAME: usize = 20;
 
 #[tokio::main]
-async fn main() -> Result<(), BoxError> {
+async fn main() -> Result<(), Report> {
     let udp = UdpListener::builder()
         .with_max_datagram(MAX_MESSAGE)
         .with_max_peers(10_000)
@@ -68,10 +73,11 @@ async fn main() -> Result<(), BoxError> {
                 Admit::Ignore
             }
         })
-        .bind(ADDRESS)
+        .bind(report::address("127.0.0.1:7030")?)
         .await?;
-    let tcp = TcpListener::bind(ADDRESS).await?;
-    println!("the game is on {ADDRESS}, over UDP and WebSocket");
+    let address = udp.local_addr()?;
+    let tcp = TcpListener::bind(address).await?;
+    println!("the game is on {address}, over UDP and WebSocket");
 
     let world = World::default();
     let ticks = tokio::spawn(world.clone().run());

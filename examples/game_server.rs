@@ -14,11 +14,15 @@
 //!
 //! A message is a length of four bytes, an opcode of two bytes and a payload in postcard, where
 //! a small number is one byte. An error is the opcode 0 with a text.
+//!
+//! `game_server ADDRESS` listens on another address. Ctrl-c ends it.
 
 #![expect(
     clippy::needless_pass_by_value,
     reason = "a handler owns its arguments"
 )]
+
+mod report;
 
 use std::sync::{Arc, Mutex};
 
@@ -29,6 +33,8 @@ use getty::{
     layers::HandleErrorLayer,
     net::TcpListener,
 };
+
+use self::report::Report;
 
 const ERROR: u16 = 0;
 const ENTER: u16 = 1;
@@ -74,7 +80,7 @@ fn step(Postcard((dx, dy)): Postcard<(i8, i8)>, State(player): State<Player>) ->
 }
 
 #[tokio::main]
-async fn main() -> Result<(), BoxError> {
+async fn main() -> Result<(), Report> {
     // these handlers take the player, so they are not called before `enter`
     let players = Router::<Packet, Packet, _>::with_state_of(|session| {
         Ok(session.get::<Player>().ok_or("enter first")?)
@@ -91,7 +97,7 @@ async fn main() -> Result<(), BoxError> {
         }))
         .service(router);
 
-    let listener = TcpListener::bind("127.0.0.1:7040").await?;
+    let listener = TcpListener::bind(report::address("127.0.0.1:7040")?).await?;
     println!("listening on {}", listener.local_addr()?);
     getty::serve(listener, app)
         .with_graceful_shutdown(getty::shutdown_signal())

@@ -13,6 +13,8 @@
 //! stopped side sends nothing. You see that the other side closes the session with the reason
 //! `heartbeat not answered`, and that the stopped side sees `closed by the peer`.
 
+mod report;
+
 use std::{
     io,
     sync::{
@@ -35,6 +37,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use self::report::Report;
+
 /// Time without output after which a side sends `PING`.
 const PERIOD: Duration = Duration::from_secs(2);
 /// Time within which a side must receive something after its `PING`.
@@ -43,7 +47,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 const STOP_AFTER: Duration = Duration::from_secs(5);
 
 #[tokio::main]
-async fn main() -> Result<(), BoxError> {
+async fn main() -> Result<(), Report> {
     let start = Instant::now();
     let server = Side::new("server", start);
     let client = Side::new("client", start);

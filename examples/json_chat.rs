@@ -18,16 +18,21 @@
 //!
 //! The login is a type: a handler that takes a `Member` is not called without one. An error is
 //! a reply, and so is the reply to a line that is not in JSON.
+//!
+//! `json_chat ADDRESS` listens on another address. Ctrl-c ends it.
+
+mod report;
 
 use getty::{
-    BoxError, CodecLayer, NoReply, Rejection, Reply, ServiceBuilder, Session, SessionLayer, State,
-    Topics,
+    CodecLayer, NoReply, Rejection, Reply, ServiceBuilder, Session, SessionLayer, State, Topics,
     codec::{Json, Lines},
     handler::{FromSession, dispatch},
     layers::HandleMalformedLayer,
     net::TcpListener,
 };
 use serde::{Deserialize, Serialize};
+
+use self::report::Report;
 
 /// A message from a client.
 #[derive(Deserialize)]
@@ -100,7 +105,7 @@ fn say(text: String, Member(by): Member, State(chat): State<Chat>) -> Replies<No
 }
 
 #[tokio::main]
-async fn main() -> Result<(), BoxError> {
+async fn main() -> Result<(), Report> {
     let handler = dispatch(Chat::new(), async |command, scope| match command {
         Command::Login(name) => scope.call(login, name).await,
         Command::Say(text) => scope.call(say, text).await,
@@ -114,7 +119,7 @@ async fn main() -> Result<(), BoxError> {
         }))
         .service(handler);
 
-    let listener = TcpListener::bind("127.0.0.1:7010").await?;
+    let listener = TcpListener::bind(report::address("127.0.0.1:7010")?).await?;
     println!("listening on {}", listener.local_addr()?);
     getty::serve(listener, app)
         .with_graceful_shutdown(getty::shutdown_signal())

@@ -13,17 +13,21 @@
 //! docs/design.md compares this with tokio's multi-threaded runtime
 //! (design.md: When is one runtime per core better?).
 
+mod report;
+
 use std::{env, net::SocketAddr, num::NonZero, thread};
 
-use getty::{
-    BoxError, CodecLayer, ServiceBuilder, SessionLayer, codec::Lines, handle, net::TcpListener,
-};
+use getty::{CodecLayer, ServiceBuilder, SessionLayer, codec::Lines, handle, net::TcpListener};
 use tokio::runtime;
 
-fn main() -> Result<(), BoxError> {
+use self::report::Report;
+
+fn main() -> Result<(), Report> {
     let mut arguments = env::args().skip(1);
     let address = arguments.next().unwrap_or("127.0.0.1:7050".to_owned());
-    let mut address: SocketAddr = address.parse()?;
+    let mut address: SocketAddr = address
+        .parse()
+        .map_err(|_| format!("{address} is no address, such as 127.0.0.1:7050"))?;
     let threads = match arguments.next() {
         Some(threads) => threads.parse::<NonZero<usize>>()?,
         None => thread::available_parallelism()?,

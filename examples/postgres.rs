@@ -12,6 +12,7 @@
 //!
 //! It creates a self-signed certificate unless `--cert` and `--key` are given.
 
+mod report;
 #[path = "echo/tls.rs"]
 mod tls;
 
@@ -28,8 +29,10 @@ use getty::{
 };
 use lexopt::prelude::*;
 
+use self::report::Report;
+
 #[tokio::main]
-async fn main() -> Result<(), BoxError> {
+async fn main() -> Result<(), Report> {
     tracing_subscriber::fmt::init();
     let (mut address, mut files) = ("127.0.0.1:5433".to_owned(), tls::Files::default());
     let mut arguments = lexopt::Parser::from_env();

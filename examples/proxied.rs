@@ -21,6 +21,8 @@
 //!
 //! docs/load-balancers.md has settings of HAProxy, nginx and load balancers of clouds.
 
+mod report;
+
 use std::net::SocketAddr;
 
 use getty::{
@@ -38,12 +40,14 @@ use lexopt::prelude::*;
 use tokio::sync::mpsc;
 use tracing_subscriber::filter::LevelFilter;
 
+use self::report::Report;
+
 #[tokio::main]
-async fn main() -> Result<(), BoxError> {
+async fn main() -> Result<(), Report> {
     let mut arguments = lexopt::Parser::from_env();
     match arguments.next()? {
-        Some(Value(mode)) if mode == "serve" => serve(arguments).await,
-        Some(Value(mode)) if mode == "ask" => ask(arguments).await,
+        Some(Value(mode)) if mode == "serve" => Ok(serve(arguments).await?),
+        Some(Value(mode)) if mode == "ask" => Ok(ask(arguments).await?),
         _ => Err("usage: proxied serve [OPTIONS], or: proxied ask ADDRESS [OPTIONS]".into()),
     }
 }

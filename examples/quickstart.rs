@@ -27,6 +27,7 @@ async fn main() -> Result<(), BoxError> {
 
     let listener = TcpListener::bind("127.0.0.1:7000").await?;
     println!("listening on {}", listener.local_addr()?);
+    println!("connect with `nc 127.0.0.1 7000` and type a line; Ctrl-c stops the server");
     getty::serve(listener, app).await?;
     Ok(())
 }

@@ -13,6 +13,8 @@
 //! over WebSocket. Many calls are in flight on each connection. Requests go in both
 //! directions: the first call on a connection makes the server ask the client for its name.
 
+mod report;
+
 use std::{
     collections::BTreeMap,
     error::Error,
@@ -37,6 +39,8 @@ use getty::{
 use serde::{Deserialize, Serialize};
 use tokio::{task::JoinHandle, time::sleep};
 use tower::{Layer, ServiceExt, balance::p2c::Balance, buffer::Buffer, discover::ServiceList};
+
+use self::report::Report;
 
 // ---- the protocol
 
@@ -236,7 +240,7 @@ impl fmt::Display for Outcomes {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), BoxError> {
+async fn main() -> Result<(), Report> {
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
     let (a, _server_a) = start_server("a", Protocol::Tcp, any_port).await?;
     let (b, server_b) = start_server("b", Protocol::WebSocket, any_port).await?;

@@ -15,6 +15,8 @@
 //! An attacker on the path can change the plain part of a session. So [`Dialogue::start_tls`]
 //! must forget the state from before TLS (RFC 3207, section 4.2).
 
+mod report;
+
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use data_encoding::BASE64;
@@ -31,6 +33,8 @@ use getty::{
 };
 use lexopt::prelude::*;
 use tokio::time::Duration;
+
+use self::report::Report;
 
 const HELP: &str = "\
 Usage: smtp [--addr ADDRESS] [--imap ADDRESS] [--cert FILE --key FILE] [--user NAME:PASSWORD]
@@ -63,7 +67,7 @@ fn main() -> ExitCode {
     match run(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("smtp: {error}");
+            eprintln!("smtp: {:?}", Report::from(error));
             ExitCode::FAILURE
         }
     }

@@ -10,6 +10,8 @@
 //! client ends with status 1 if the server does not offer TLS or the handshake fails. It never
 //! continues in plain text, because an attacker on the path can remove the offer.
 
+mod report;
+
 use getty::{
     BoxError, CodecLayer, Reply, ServiceBuilder, Session, SessionLayer,
     codec::Lines,
@@ -19,6 +21,8 @@ use getty::{
     upgrade::StartTlsConnectLayer,
 };
 use tokio::sync::mpsc;
+
+use self::report::Report;
 
 /// Kind of the server's next reply.
 enum Step {
@@ -74,7 +78,7 @@ impl Client {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), BoxError> {
+async fn main() -> Result<(), Report> {
     let mut arguments = std::env::args().skip(1);
     let address = arguments
         .next()

@@ -33,6 +33,7 @@
 //!
 //!     let listener = TcpListener::bind("127.0.0.1:7000").await?;
 //!     println!("listening on {}", listener.local_addr()?);
+//!     println!("connect with `nc 127.0.0.1 7000` and type a line; Ctrl-c stops the server");
 //!     getty::serve(listener, app).await?;
 //!     Ok(())
 //! }
@@ -523,8 +524,8 @@
 //!   the level `DEBUG`. [`TraceLayer`](layers::TraceLayer) puts the line inside a span of the
 //!   connection and adds the statistics. [`MessageTraceLayer`](layers::MessageTraceLayer) adds
 //!   a span for each message. Conditions that an operator must see are warnings or errors, such
-//!   as a failing `accept` or a client that gives up. Normal network failures have the level
-//!   `DEBUG`.
+//!   as a failing `accept`, a client that gives up, or one whose third attempt in a row has
+//!   failed. Normal network failures have the level `DEBUG`.
 //! - **Metrics**: `MetricsLayer` and `MessageMetricsLayer` (feature `metrics`) publish
 //!   counters, gauges and latencies. The application must install a recorder of the crate
 //!   `metrics`.
@@ -631,12 +632,15 @@
 //! | `timeout(time, framed.next())` | [`IdleTimeoutLayer::new`] |
 //! | a map from ids to senders | [`Registry`](layers::Registry) or [`Topics`] |
 //!
-//! The repository's README has longer tables.
+//! The repository's `docs/` has a page for users of each: `from-netty.md`, `from-go-getty.md`,
+//! `from-axum.md` and `from-framed.md`. Each has one program in both and the differences.
 //!
 //! # Required dependencies
 //!
 //! An application needs tokio with `macros` and `rt-multi-thread`, and usually a subscriber for
-//! `tracing`. getty re-exports [`tower`]. No Cargo feature is on by default:
+//! `tracing`. getty re-exports [`tower`] with its features `limit`, `load`, `load-shed`,
+//! `timeout` and `util`. `buffer`, `retry`, `balance`, `steer` and `filter` need a dependency on
+//! tower 0.5 with the feature of that name. No Cargo feature of getty is on by default:
 //!
 //! - `compression`: the module [`compress`] with deflate, zlib and snappy, [`codec::Deflated`],
 //!   and permessage-deflate for WebSocket, with the crates `zlib-rs` and `snap`.
@@ -771,8 +775,9 @@ pub use self::{
     transport::{BoxTransport, Transport},
 };
 
-/// Compiles the programs of the README as documentation tests. One has messages in JSON.
-#[cfg(all(doctest, feature = "json"))]
+/// Compiles the programs of the README as documentation tests. One has messages in JSON, and one
+/// TLS and WebSocket.
+#[cfg(all(doctest, feature = "json", feature = "tls", feature = "ws"))]
 #[doc = include_str!("../README.md")]
 #[derive(Debug)]
 pub struct Readme;
@@ -788,3 +793,27 @@ pub struct ForeignLayers;
 #[doc = include_str!("../docs/load-balancers.md")]
 #[derive(Debug)]
 pub struct LoadBalancers;
+
+/// Compiles and runs the programs of the page for users of the Go library getty.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/from-go-getty.md")]
+#[derive(Debug)]
+pub struct FromGoGetty;
+
+/// Compiles and runs the programs of the page for users of Netty.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/from-netty.md")]
+#[derive(Debug)]
+pub struct FromNetty;
+
+/// Compiles and runs the programs of the page for users of axum.
+#[cfg(all(doctest, feature = "json"))]
+#[doc = include_str!("../docs/from-axum.md")]
+#[derive(Debug)]
+pub struct FromAxum;
+
+/// Compiles and runs the programs of the page for users of tokio-util's `Framed`.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/from-framed.md")]
+#[derive(Debug)]
+pub struct FromFramed;

@@ -130,6 +130,13 @@ const MISTAKES: &[Mistake] = &[
         ]],
     ),
     (
+        "socket_not_converted",
+        &[&[
+            "`UdpSocket` is not a listener",
+            "is converted, such as with `getty::net::UdpListener::try_from(socket)?`",
+        ]],
+    ),
+    (
         "codec_cannot_encode",
         &[&["the codec `LinesCodec` cannot encode `usize`, which the session is to send"]],
     ),
@@ -387,7 +394,8 @@ fn errors(output: &str) -> Vec<Vec<&str>> {
         .collect()
 }
 
-/// Returns the error without its trace and without quotes of getty's source.
+/// Returns the error without its trace, without lists of types and without quotes of getty's
+/// source.
 fn without_trace<'a>(error: &[&'a str]) -> Vec<&'a str> {
     let starts_with = |line: &str, prefixes: &[&str]| {
         let line = line.trim_start();
@@ -397,7 +405,12 @@ fn without_trace<'a>(error: &[&'a str]) -> Vec<&'a str> {
     error
         .iter()
         .take_while(|line| {
-            !starts_with(line, &["= note: required for", "note: required by a bound"])
+            let trace = [
+                "= note: required for",
+                "note: required by a bound",
+                "= help: the following other types implement",
+            ];
+            !starts_with(line, &trace)
         })
         .filter(|line| {
             if starts_with(line, &["-->"]) {

@@ -1,5 +1,6 @@
-//! Tests of README.md. The program that it shows must be the example `quickstart`, and its code
-//! blocks must compile. CI runs its commands.
+//! Tests of README.md and of the pages in docs/ with programs. The program that README.md shows
+//! must be the example `quickstart`, and all code blocks in Rust must compile. CI runs the
+//! commands.
 
 use std::{fs, path::Path};
 
@@ -17,11 +18,16 @@ fn block<'a>(text: &'a str, fence: &str) -> &'a str {
     code.split_once("```").expect("the block ends").0
 }
 
+/// Returns the language of each code block.
+fn languages(text: &str) -> Vec<&str> {
+    let fences = text.lines().filter_map(|line| line.strip_prefix("```"));
+    fences.step_by(2).collect()
+}
+
 #[test]
 fn every_code_block_of_the_readme_has_a_known_language() {
     let readme = read("README.md");
-    let fences = readme.lines().filter_map(|line| line.strip_prefix("```"));
-    let languages: Vec<_> = fences.step_by(2).collect();
+    let languages = languages(&readme);
     assert!(languages.contains(&"rust,no_run"));
     for language in languages {
         // The documentation tests compile blocks of Rust. Other blocks, such as `ignore`, could be
@@ -30,6 +36,23 @@ fn every_code_block_of_the_readme_has_a_known_language() {
             ["rust", "rust,no_run", "sh", "text", "toml"].contains(&language),
             "{language}"
         );
+    }
+}
+
+#[test]
+fn pages_for_users_of_other_libraries_show_two_programs_and_are_documentation_tests() {
+    let library = read("src/lib.rs");
+    for (page, theirs) in [
+        ("docs/from-go-getty.md", "go"),
+        ("docs/from-netty.md", "java"),
+        ("docs/from-axum.md", "rust,no_run"),
+        ("docs/from-framed.md", "rust"),
+    ] {
+        let text = read(page);
+        assert_eq!(languages(&text), [theirs, "rust"], "{page}");
+        let included = format!("#[doc = include_str!(\"../{page}\")]");
+        assert!(library.contains(&included), "{page} is not compiled");
+        assert!(read("README.md").contains(&format!("]({page})")), "{page}");
     }
 }
 

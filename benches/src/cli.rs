@@ -33,7 +33,7 @@ pub fn run(
 ///
 /// # Errors
 ///
-/// If the last option has no value. The message contains `usage`.
+/// If the last option has no value or does not occur in `usage`. The message contains `usage`.
 pub fn pairs<'a>(
     options: &[&'a str],
     flags: &[&str],
@@ -45,9 +45,14 @@ pub fn pairs<'a>(
         let value = if flags.contains(&option) {
             ""
         } else {
-            words
-                .next()
-                .ok_or_else(|| format!("{option} needs a value\n{usage}"))?
+            match words.next() {
+                Some(value) => value,
+                // the usage lists every option
+                None if usage.contains(option) => {
+                    return Err(format!("{option} needs a value\n{usage}").into());
+                }
+                None => return Err(unknown(option, usage)),
+            }
         };
         pairs.push((option, value));
     }
@@ -98,8 +103,14 @@ mod tests {
 
     #[test]
     fn missing_value_names_the_option_and_prints_the_usage() {
-        let error = pairs(&["--pin", "--rounds"], &["--pin"], "usage: ..").unwrap_err();
-        assert_eq!(error.to_string(), "--rounds needs a value\nusage: ..");
+        let usage = "usage: [--pin] [--rounds N]";
+        let error = pairs(&["--pin", "--rounds"], &["--pin"], usage).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("--rounds needs a value\n{usage}")
+        );
+        let error = pairs(&["--round"], &["--pin"], "usage: [--pin]").unwrap_err();
+        assert_eq!(error.to_string(), "unknown option --round\nusage: [--pin]");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Names that belong to one session at a time, in the whole cluster.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     error::Error,
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -22,6 +23,7 @@ use crate::{
     Cluster, KeyBytes, NodeId, Subject,
     bus::{Entry, PutError, Revision, Store, StoreError},
     cluster::{Inner, MAX_KEY, within},
+    counters::{ClaimCounters, ClaimsSnapshot},
     frame::Kind,
     lock, random_id,
     subject::token,
@@ -53,6 +55,10 @@ const RELEASE_TIME: Duration = Duration::from_secs(2);
 /// [`take_free`](Self::take_free) is for unique names: it fails if the name is taken. A name is
 /// released when its session closes.
 ///
+/// If another session gets the name, it depends on the call that the earlier session got it
+/// with: after `take` the session is closed, and after `take_free` it only loses the name; see
+/// [`ClaimsBuilder::with_lost_hook`].
+///
 /// All claims of a name are in one order, which the store decides. So of any number of
 /// simultaneous logins on any nodes exactly the last one stays. While the store or the bus is
 /// away, two sessions are possible; see [`StoreAway`]. They are resolved after it is back: a
@@ -69,7 +75,7 @@ const RELEASE_TIME: Duration = Duration::from_secs(2);
 /// let bus = Memory::new();
 /// let one = Cluster::of("game").over(bus.clone()).start();
 /// let two = Cluster::of("game").over(bus).start();
-/// let (users_of_one, users_of_two) = (one.claims("users").build(), two.claims("users").build());
+/// let (users_of_one, users_of_two) = (one.claims("users"), two.claims("users"));
 /// # one.up().await;
 /// # two.up().await;
 ///
@@ -87,13 +93,26 @@ pub struct Claims {
     cluster: Cluster,
 }
 
-/// Builder of [`Claims`]; see [`Cluster::claims`].
+/// Builder of [`Claims`]; see [`Cluster::claims_builder`].
 #[must_use = "a builder does nothing until `build` is called"]
-#[derive(Debug)]
 pub struct ClaimsBuilder {
     cluster: Cluster,
     name: String,
     away: StoreAway,
+    lost: Option<Box<LostHook>>,
+}
+
+type LostHook = dyn Fn(LostName) + Send + Sync;
+
+/// Name that a session had from [`Claims::take_free`] and that another session has now; see
+/// [`ClaimsBuilder::with_lost_hook`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LostName {
+    /// The bytes of the name; see [`KeyBytes`].
+    pub name: Bytes,
+    /// The session that has lost it. It is open.
+    pub session: ConnectionHandle,
 }
 
 /// Behavior of [`Claims::take`] while the store cannot be reached.
@@ -122,7 +141,8 @@ pub struct Claimed {
 pub enum Previous {
     /// There was none.
     None,
-    /// It was closed as [`TakenOver`](CloseReason::TakenOver), or had closed before.
+    /// It was closed as [`TakenOver`](CloseReason::TakenOver), or had closed before. If it had the
+    /// name from [`Claims::take_free`], it may be open, without the name.
     Closed,
     /// Its node has not answered within 2 s, or is dead. It will close the session when it can be
     /// reached again.
@@ -177,7 +197,9 @@ pub(crate) struct ClaimSet {
     store: Option<Arc<dyn Store>>,
     name: String,
     away: StoreAway,
-    local: Mutex<HashMap<u64, Local>>,
+    lost: Option<Box<LostHook>>,
+    pub(crate) counters: ClaimCounters,
+    local: Mutex<Locals>,
     /// Requests to other nodes that await an acknowledgement.
     awaited: Mutex<HashMap<u64, oneshot::Sender<()>>>,
     ended: Mutex<Ended>,
@@ -196,11 +218,53 @@ struct Ended {
     is_retried: bool,
 }
 
+/// Claims of this node's sessions.
+#[derive(Default)]
+struct Locals {
+    claims: HashMap<u64, Local>,
+    /// Id of the session and of the claim.
+    by_session: BTreeSet<(u64, u64)>,
+}
+
+impl Locals {
+    fn insert(&mut self, claim: u64, local: Local) {
+        self.by_session.insert((local.session_id, claim));
+        self.claims.insert(claim, local);
+    }
+
+    fn remove(&mut self, claim: u64) -> Option<Local> {
+        let local = self.claims.remove(&claim)?;
+        self.by_session.remove(&(local.session_id, claim));
+        Some(local)
+    }
+
+    fn get(&self, claim: u64) -> Option<&Local> {
+        self.claims.get(&claim)
+    }
+
+    fn get_mut(&mut self, claim: u64) -> Option<&mut Local> {
+        self.claims.get_mut(&claim)
+    }
+
+    fn contains(&self, claim: u64) -> bool {
+        self.claims.contains_key(&claim)
+    }
+
+    /// Returns the claim of a session for a name.
+    fn find(&self, session: u64, key: &Subject) -> Option<u64> {
+        let claims = self.by_session.range((session, 0)..=(session, u64::MAX));
+        let mut claims = claims.map(|(_, claim)| *claim);
+        claims.find(|claim| self.get(*claim).is_some_and(|local| local.key == *key))
+    }
+}
+
 /// Claim of a session of this node.
 struct Local {
     key: Subject,
     session: WeakHandle,
     session_id: u64,
+    /// The name, if the session goes on without it. `None` if the session is closed.
+    unique: Option<Bytes>,
     /// `true` once the store may have it.
     attempted: bool,
     /// `None` until the store has taken it.
@@ -264,6 +328,7 @@ impl ClaimsBuilder {
             cluster,
             name: token(name.as_bytes()),
             away: StoreAway::default(),
+            lost: None,
         }
     }
 
@@ -271,6 +336,18 @@ impl ClaimsBuilder {
     /// [`StoreAway::Admit`].
     pub const fn with_store_away(mut self, away: StoreAway) -> Self {
         self.away = away;
+        self
+    }
+
+    /// Sets a function that is called when a session has lost a name that it got with
+    /// [`Claims::take_free`]: another session has it now. The session is open. The function can
+    /// rename or close it. The default is to log a warning.
+    ///
+    /// A name is lost if its node was cut off from the others for 10 s, so that they gave it to
+    /// another session, or if another session has called [`Claims::take`]. The function must not
+    /// block.
+    pub fn with_lost_hook(mut self, hook: impl Fn(LostName) + Send + Sync + 'static) -> Self {
+        self.lost = Some(Box::new(hook));
         self
     }
 
@@ -285,12 +362,15 @@ impl ClaimsBuilder {
             cluster,
             name,
             away,
+            lost,
         } = self;
         let set = Arc::new(ClaimSet {
             inner: Arc::clone(&cluster.inner),
             store: cluster.inner.store.clone(),
             name,
             away,
+            lost,
+            counters: ClaimCounters::default(),
             local: Mutex::default(),
             awaited: Mutex::default(),
             ended: Mutex::default(),
@@ -317,6 +397,8 @@ impl Claims {
     /// [`TakenOver`](CloseReason::TakenOver), on any node. It waits until that session has begun to
     /// close, at most for 2 s. A session that has the name keeps it.
     ///
+    /// An earlier session that had the name from [`take_free`](Self::take_free) only loses it.
+    ///
     /// Call it in an [`OnOpenLayer`](getty_layers::OnOpenLayer), where nothing is read until it
     /// resolves, or in the handler of a login. A session may have any number of names.
     ///
@@ -336,7 +418,8 @@ impl Claims {
     }
 
     /// Gives the name `id` to `session` if no other session has it. A name of a session whose node
-    /// is dead is free.
+    /// is dead is free. If the node was only cut off, that session loses the name later, and stays
+    /// open; see [`ClaimsBuilder::with_lost_hook`].
     ///
     /// # Errors
     ///
@@ -365,13 +448,15 @@ impl Claims {
         }
         let set = Arc::clone(&self.set);
         let key = Subject::claim(&set.inner.namespace, &set.name, &id);
-        let claim = set.note(key.clone(), session);
+        let unique = (!takes_over).then(|| Bytes::copy_from_slice(&id));
+        let claim = set.note(key.clone(), session, unique);
         // In a task, so that a claim that is cut off between two steps is not left behind.
         let claiming = self.set.inner.runtime.spawn(async move {
             let result = set.write(&key, claim, takes_over).await;
+            set.counters.count(&result);
             if result.is_err() {
                 set.forget(claim);
-            } else if let Some(local) = lock(&set.local).get_mut(&claim) {
+            } else if let Some(local) = lock(&set.local).get_mut(claim) {
                 local.writing = false;
             }
             if let Ok(Claimed {
@@ -396,23 +481,32 @@ impl Claims {
     pub fn release<Q: KeyBytes + ?Sized>(&self, id: &Q, session: &ConnectionHandle) -> bool {
         let set = &self.set;
         let key = Subject::claim(&set.inner.namespace, &set.name, &id.key_bytes());
-        let local = lock(&set.local);
-        let id = session.id();
-        let found = local
-            .iter()
-            .find(|(_, local)| local.session_id == id && local.key == key);
-        let Some((&claim, _)) = found else {
+        let found = lock(&set.local).find(session.id(), &key);
+        let Some(claim) = found else {
             return false;
         };
-        drop(local);
         set.forget(claim);
         true
+    }
+
+    /// Returns `true` if `session` has the name `id`, as far as this node knows.
+    #[must_use]
+    pub fn has<Q: KeyBytes + ?Sized>(&self, id: &Q, session: &ConnectionHandle) -> bool {
+        let set = &self.set;
+        let key = Subject::claim(&set.inner.namespace, &set.name, &id.key_bytes());
+        lock(&set.local).find(session.id(), &key).is_some()
+    }
+
+    /// Returns the counters of these claims on this node.
+    #[must_use]
+    pub fn snapshot(&self) -> ClaimsSnapshot {
+        self.set.counters.snapshot(self.len())
     }
 
     /// Returns the number of names of this node's sessions.
     #[must_use]
     pub fn len(&self) -> usize {
-        lock(&self.set.local).len()
+        self.set.len()
     }
 
     /// Returns `true` if no session of this node has a name.
@@ -424,19 +518,24 @@ impl Claims {
 
 impl ClaimSet {
     /// Registers a claim, so that a later one can close its session from now on.
-    fn note(self: &Arc<Self>, key: Subject, session: &ConnectionHandle) -> u64 {
+    fn note(
+        self: &Arc<Self>,
+        key: Subject,
+        session: &ConnectionHandle,
+        unique: Option<Bytes>,
+    ) -> u64 {
         let claim = random_id();
         let local = Local {
             key,
             session: session.downgrade(),
             session_id: session.id(),
+            unique,
             attempted: false,
             revision: None,
             written: Instant::now(),
             writing: true,
         };
         lock(&self.local).insert(claim, local);
-        self.inner.counters.claims.fetch_add(1, Relaxed);
         let set = Arc::downgrade(self);
         // A closed session calls it at once.
         session.add_close_callback("getty-cluster claim", claim, move |_| {
@@ -449,8 +548,7 @@ impl ClaimSet {
 
     /// Removes a claim from this node. Its session stays as it is.
     fn remove_local(&self, claim: u64) -> Option<Local> {
-        let local = lock(&self.local).remove(&claim)?;
-        self.inner.counters.claims.fetch_sub(1, Relaxed);
+        let local = lock(&self.local).remove(claim)?;
         if let Some(session) = local.session.upgrade() {
             session.remove_close_callback("getty-cluster claim", claim);
         }
@@ -543,7 +641,7 @@ impl ClaimSet {
             let previous = current.and_then(|entry| Value::of(&entry));
             let previous = previous.map(|value| value.owner);
             let value = Value { owner, previous };
-            match lock(&self.local).get_mut(&claim) {
+            match lock(&self.local).get_mut(claim) {
                 Some(local) => local.attempted = true,
                 None => return Err(ClaimError::Closed),
             }
@@ -564,7 +662,7 @@ impl ClaimSet {
                     sleep(pause.mul_f64(fastrand::f64())).await;
                 }
                 Err(PutError::Store(error)) => {
-                    if !lock(&self.local).contains_key(&claim) {
+                    if !lock(&self.local).contains(claim) {
                         self.remove_entry(claim, key.clone(), None);
                     }
                     return self.away(error, takes_over);
@@ -589,7 +687,7 @@ impl ClaimSet {
     /// closed meanwhile.
     fn written(self: &Arc<Self>, key: &Subject, claim: u64, revision: Revision) -> bool {
         let mut local = lock(&self.local);
-        if let Some(local) = local.get_mut(&claim) {
+        if let Some(local) = local.get_mut(claim) {
             local.revision = Some(revision);
             local.written = Instant::now();
             return true;
@@ -605,7 +703,7 @@ impl ClaimSet {
             return false;
         };
         if owner.node == self.inner.id {
-            let is_open = lock(&self.local).contains_key(&owner.claim);
+            let is_open = lock(&self.local).contains(owner.claim);
             return is_open && !self.is_same_session(owner.claim, claim);
         }
         if self.inner.nodes.is_alive(owner.node) {
@@ -624,7 +722,7 @@ impl ClaimSet {
     /// Returns `true` if two claims of this node are of one session.
     fn is_same_session(&self, one: u64, two: u64) -> bool {
         let local = lock(&self.local);
-        let session = |claim| local.get(&claim).map(|local| local.session_id);
+        let session = |claim| local.get(claim).map(|local| local.session_id);
         session(one).is_some_and(|id| session(two) == Some(id))
     }
 
@@ -633,7 +731,7 @@ impl ClaimSet {
         if owner.node == self.inner.id {
             if self.is_same_session(owner.claim, claim) {
                 // It has claimed its own name again.
-                self.remove_local(owner.claim);
+                self.replace(owner.claim, claim);
                 return Previous::None;
             }
             self.close(owner.claim);
@@ -669,15 +767,46 @@ impl ClaimSet {
         Previous::Unreachable
     }
 
-    /// Closes the session of a claim that another has replaced.
+    /// Replaces a claim by a later one of the same session and name. If the session was to be
+    /// closed with the loss of the first one, it is so with the loss of the other.
+    fn replace(&self, claim: u64, later: u64) {
+        let closes = self
+            .remove_local(claim)
+            .is_some_and(|local| local.unique.is_none());
+        if closes && let Some(later) = lock(&self.local).get_mut(later) {
+            later.unique = None;
+        }
+    }
+
+    /// Ends a claim that another has replaced: closes its session, or reports the loss of a unique
+    /// name.
     pub(crate) fn close(self: &Arc<Self>, claim: u64) {
-        let Some(local) = lock(&self.local).remove(&claim) else {
+        let removed = lock(&self.local).remove(claim);
+        let Some((local, session)) =
+            removed.and_then(|local| local.session.upgrade().map(|session| (local, session)))
+        else {
             return;
         };
-        self.inner.counters.claims.fetch_sub(1, Relaxed);
-        if let Some(session) = local.session.upgrade() {
+        let Some(name) = local.unique else {
             self.inner.counters.taken_over.add(1);
             session.close_with(CloseReason::TakenOver);
+            return;
+        };
+        session.remove_close_callback("getty-cluster claim", claim);
+        self.counters.lost.add(1);
+        let Some(hook) = &self.lost else {
+            tracing::warn!(
+                target: "getty::cluster",
+                set = self.name,
+                connection = session.id(),
+                "a session has lost its name to another session",
+            );
+            return;
+        };
+        // Code of the application. A panic must not end the task of the control frames.
+        let lost = LostName { name, session };
+        if catch_unwind(AssertUnwindSafe(|| hook(lost))).is_err() {
+            tracing::error!(target: "getty::cluster", "the hook of a lost name has panicked");
         }
     }
 
@@ -697,6 +826,7 @@ impl ClaimSet {
         let _checking = self.checking.lock().await;
         self.check_waits.store(false, Relaxed);
         let claims: Vec<_> = lock(&self.local)
+            .claims
             .iter()
             .map(|(claim, local)| (*claim, local.key.clone()))
             .collect();
@@ -714,7 +844,7 @@ impl ClaimSet {
             return Ok(());
         };
         // Before the entry, which then cannot be older than what this node has written.
-        let written = match lock(&self.local).get(&claim) {
+        let written = match lock(&self.local).get(claim) {
             Some(local) if !local.writing => local.revision.map(|_| local.written),
             _ => return Ok(()),
         };
@@ -733,7 +863,7 @@ impl ClaimSet {
                 if owner.node == self.inner.id && self.is_same_session(owner.claim, claim) =>
             {
                 // The session has claimed its own name again.
-                self.remove_local(claim);
+                self.replace(claim, owner.claim);
                 return Ok(());
             }
             // It has taken the name from this claim.
@@ -745,7 +875,7 @@ impl ClaimSet {
             value => value.map(|value| value.owner),
         };
         let value = Value { owner, previous };
-        match lock(&self.local).get_mut(&claim) {
+        match lock(&self.local).get_mut(claim) {
             Some(local) => local.attempted = true,
             None => return Ok(()),
         }
@@ -760,7 +890,7 @@ impl ClaimSet {
             // Another node is faster. Its request, or the next check, closes the session.
             Err(PutError::Conflict) => Ok(()),
             Err(PutError::Store(error)) => {
-                if !lock(&self.local).contains_key(&claim) {
+                if !lock(&self.local).contains(claim) {
                     self.remove_entry(claim, key.clone(), None);
                 }
                 Err(error)
@@ -770,6 +900,11 @@ impl ClaimSet {
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Returns the number of names of this node's sessions.
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.local).claims.len()
     }
 
     fn owner(&self, claim: u64) -> Owner {
@@ -825,6 +960,15 @@ async fn close_later(set: Weak<ClaimSet>, owner: Owner, mut acknowledged: onesho
     }
     if let Some(set) = set.upgrade() {
         lock(&set.awaited).remove(&owner.claim);
+    }
+}
+
+impl fmt::Debug for ClaimsBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClaimsBuilder")
+            .field("name", &self.name)
+            .field("away", &self.away)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,12 +1,11 @@
 //! The cluster as one node sees it.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashSet, VecDeque},
     fmt,
-    hash::{BuildHasher, RandomState},
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex, Weak,
+        Arc, Mutex, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     thread,
@@ -24,19 +23,20 @@ use tokio::{
 };
 
 use crate::{
-    ClaimsBuilder, ClusterTopics, Key, Node, NodeId, Snapshot, Subject, TopicsBuilder,
+    Claims, ClaimsBuilder, ClusterTopics, Key, Node, NodeId, Snapshot, Subject, TopicsBuilder,
+    TopicsSnapshot,
     bus::{Bus, Event, Memory, PublishError, Sink, Store},
     claims::ClaimSet,
     close,
-    counters::Counters,
+    counters::{Counters, number},
     dispatch::Dispatch,
     form::Form,
-    frame::{Frame, HEADER, Kind},
+    frame::{Frame, FrameError, HEADER, Header, Kind},
     lock,
     nodes::Nodes,
     questions::{Questions, read_answer, write_answers},
     random_id,
-    subject::{token, topic_set},
+    subject::{token, topic_prefix, topic_set},
 };
 
 /// Number of tasks that pass received messages to topics.
@@ -112,10 +112,14 @@ pub(crate) struct Inner {
     pub(crate) max_frame: usize,
     number: AtomicU64,
     state: watch::Sender<State>,
-    sets: Mutex<HashMap<Arc<str>, Weak<dyn Set>>>,
+    settling: Mutex<Settling>,
+    /// Sets of topics by their names. There are few.
+    sets: RwLock<Vec<(Arc<str>, Weak<dyn Set>)>>,
     claim_sets: Mutex<Vec<Weak<ClaimSet>>>,
-    queues: [Dispatch; DISPATCHERS],
-    hasher: RandomState,
+    /// Messages of topics that wait.
+    dispatch: Dispatch,
+    /// Start of the subjects of topics.
+    topic_prefix: String,
     control: mpsc::Sender<Frame>,
     /// Size of the control frames that wait, in bytes.
     control_bytes: AtomicUsize,
@@ -125,10 +129,20 @@ pub(crate) struct Inner {
     reasons: Vec<ApplicationClose>,
 }
 
+/// Time that subscriptions take to be in effect.
+#[derive(Default)]
+struct Settling {
+    /// Time of the last connection, until they are.
+    connected: Option<Instant>,
+    last: Option<Duration>,
+}
+
 /// A set of topics, without its types.
 pub(crate) trait Set: Send + Sync {
-    /// Takes a message of another node.
-    fn receive(&self, frame: Frame);
+    /// Returns the counters, with the numbers of topics.
+    fn snapshot(&self) -> TopicsSnapshot;
+    /// Queues a message of another node, whose key has a length of `key`.
+    fn receive(&self, header: Header, key: usize, frame: Bytes, to: &Dispatch);
     /// Closes the members of a topic.
     fn close_members(&self, key: &[u8], reason: getty_core::CloseReason) -> usize;
     /// Returns the cards of the members of a topic.
@@ -223,8 +237,18 @@ impl Cluster {
         TopicsBuilder::new(self.clone(), name, form)
     }
 
-    /// Returns a builder of claims with a name that is the same on all nodes, such as `users`.
-    pub fn claims(&self, name: &str) -> ClaimsBuilder {
+    /// Creates a set of claims with a name that is the same on all nodes, such as `users`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if this node has claims with that name already.
+    #[must_use]
+    pub fn claims(&self, name: &str) -> Claims {
+        self.claims_builder(name).build()
+    }
+
+    /// Returns a builder of claims with other settings; see [`claims`](Self::claims).
+    pub fn claims_builder(&self, name: &str) -> ClaimsBuilder {
         ClaimsBuilder::new(self.clone(), name)
     }
 
@@ -260,10 +284,7 @@ impl Cluster {
     /// Returns the counters.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let Inner {
-            counters, nodes, ..
-        } = &*self.inner;
-        counters.snapshot(self.state(), nodes.len())
+        self.inner.snapshot()
     }
 
     /// Leaves the cluster, so that other nodes know at once that this one ends. It publishes no
@@ -278,6 +299,8 @@ impl Cluster {
         self.inner
             .publish_to_all(Kind::Goodbye, Bytes::new(), Bytes::new());
         self.inner.bus.flush().await;
+        #[cfg(feature = "metrics")]
+        crate::metrics::publish(&self.inner);
     }
 }
 
@@ -324,12 +347,13 @@ impl ClusterBuilder {
         let (control, frames) = mpsc::channel(CONTROL_FRAMES);
         let inner = Arc::new(Inner {
             name: self.name.unwrap_or_else(|| id.to_string().into()),
+            topic_prefix: topic_prefix(&self.namespace),
             namespace: self.namespace,
             id,
             store: bus.store(),
             max_frame: self.max_frame.min(bus.limits().frame),
             bus,
-            counters: Counters::new(),
+            counters: Counters::default(),
             nodes: Nodes::default(),
             questions: Questions::default(),
             runtime: Handle::current(),
@@ -337,10 +361,10 @@ impl ClusterBuilder {
             state: watch::Sender::new(State::Down {
                 since: Instant::now(),
             }),
-            sets: Mutex::default(),
+            settling: Mutex::default(),
+            sets: RwLock::default(),
             claim_sets: Mutex::default(),
-            queues: Default::default(),
-            hasher: RandomState::new(),
+            dispatch: Dispatch::default(),
             control,
             control_bytes: AtomicUsize::new(0),
             closes: Mutex::default(),
@@ -353,18 +377,16 @@ impl ClusterBuilder {
         ]);
         let (bus, stop) = run_bus(&inner);
         let mut handles: Vec<_> = (0..DISPATCHERS)
-            .map(|queue| {
+            .map(|_| {
                 let inner = Arc::clone(&inner);
-                tokio::spawn(async move {
-                    let receive = |set: &str, frame| inner.receive(set, frame);
-                    inner.queues[queue].run(receive).await;
-                })
-                .abort_handle()
+                tokio::spawn(async move { inner.dispatch.run().await }).abort_handle()
             })
             .collect();
         handles.extend(bus);
         handles.push(tokio::spawn(control_frames(Arc::clone(&inner), frames)).abort_handle());
         handles.push(tokio::spawn(beats(Arc::clone(&inner))).abort_handle());
+        #[cfg(feature = "metrics")]
+        handles.push(tokio::spawn(crate::metrics::run(Arc::clone(&inner))).abort_handle());
         let tasks = Arc::new(Tasks { handles, stop });
         Cluster { inner, tasks }
     }
@@ -418,12 +440,15 @@ impl Inner {
     }
 
     pub(crate) fn control_frame(&self, kind: Kind, key: Bytes, payload: Bytes) -> Bytes {
-        let frame = Frame {
+        let header = Header {
             kind,
             fresh: false,
             origin: self.id,
             number: self.next_number(),
             sequence: 0,
+        };
+        let frame = Frame {
+            header,
             key,
             payload,
         };
@@ -450,12 +475,12 @@ impl Inner {
 
     /// Registers a set of topics. Returns `false` if there is one with that name.
     pub(crate) fn add_set(&self, name: Arc<str>, set: Weak<dyn Set>) -> bool {
-        let mut sets = lock(&self.sets);
-        sets.retain(|_, set| set.strong_count() > 0);
-        if sets.contains_key(&name) {
+        let mut sets = self.sets.write().unwrap_or_else(PoisonError::into_inner);
+        sets.retain(|(_, set)| set.strong_count() > 0);
+        if sets.iter().any(|(other, _)| *other == name) {
             return false;
         }
-        sets.insert(name, set);
+        sets.push((name, set));
         true
     }
 
@@ -476,17 +501,35 @@ impl Inner {
         sets.iter().filter_map(Weak::upgrade).collect()
     }
 
-    fn set(&self, name: &str) -> Option<Arc<dyn Set>> {
-        lock(&self.sets).get(name)?.upgrade()
+    /// Returns the counters of each set of topics.
+    pub(crate) fn set_snapshots(&self) -> Vec<(Arc<str>, TopicsSnapshot)> {
+        let sets: Vec<_> = {
+            let sets = self.sets.read().unwrap_or_else(PoisonError::into_inner);
+            let sets = sets.iter();
+            sets.filter_map(|(name, set)| Some((Arc::clone(name), set.upgrade()?)))
+                .collect()
+        };
+        let snapshots = sets.into_iter().map(|(name, set)| (name, set.snapshot()));
+        snapshots.collect()
     }
 
-    fn receive(&self, set: &str, frame: Frame) {
-        let Some(set) = self.set(set) else { return };
-        // Forms and notices are code of the application. A panic must not end the dispatcher.
-        if catch_unwind(AssertUnwindSafe(|| set.receive(frame))).is_err() {
-            self.counters.invalid.add(1);
-            tracing::error!(target: "getty::cluster", "a form or a notice has panicked");
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let sets = self.set_snapshots();
+        let sets = sets.into_iter().map(|(_, snapshot)| snapshot);
+        let state = *self.state.borrow();
+        let claims = self.claim_sets();
+        Snapshot {
+            nodes: self.nodes.len(),
+            settled_in: lock(&self.settling).last,
+            claims: claims.iter().map(|set| number(set.len())).sum(),
+            ..self.counters.snapshot(state, self.bus.stats(), sets)
         }
+    }
+
+    fn set(&self, name: &str) -> Option<Arc<dyn Set>> {
+        let sets = self.sets.read().unwrap_or_else(PoisonError::into_inner);
+        let (_, set) = sets.iter().find(|(other, _)| **other == *name)?;
+        set.upgrade()
     }
 
     /// Checks the claims of this node, because others may have taken them unnoticed.
@@ -497,15 +540,15 @@ impl Inner {
     }
 
     fn control(&self, frame: Frame) {
-        let origin = frame.origin;
-        match frame.kind {
+        let origin = frame.header.origin;
+        match frame.header.kind {
             Kind::Beat | Kind::Hello => {
                 let name = String::from_utf8_lossy(&frame.payload);
                 let is_new = self.nodes.heard(origin, &name);
                 if is_new {
                     tracing::info!(target: "getty::cluster", node = %origin, %name, "a node has joined");
                 }
-                if frame.kind == Kind::Hello {
+                if frame.header.kind == Kind::Hello {
                     self.beat();
                 }
             }
@@ -543,6 +586,17 @@ impl Inner {
         }
     }
 
+    /// Queues a control frame.
+    fn push_control(&self, frame: Frame) {
+        let size = frame.size();
+        let waiting = self.control_bytes.fetch_add(size, Relaxed);
+        let has_room = waiting == 0 || waiting + size <= CONTROL_BYTES;
+        if !has_room || self.control.try_send(frame).is_err() {
+            self.control_bytes.fetch_sub(size, Relaxed);
+            self.counters.unread.add(1);
+        }
+    }
+
     fn beat(&self) {
         self.show_life(Kind::Beat);
     }
@@ -567,7 +621,7 @@ impl Inner {
         let cards = self.set(name).map(|set| set.cards(&frame.key));
         let max = self.max_frame - HEADER;
         for answer in write_answers(id, &cards.unwrap_or_default(), max) {
-            let _ = self.publish_to(frame.origin, Kind::Answer, answer);
+            let _ = self.publish_to(frame.header.origin, Kind::Answer, answer);
         }
     }
 
@@ -612,42 +666,30 @@ struct Receiver(Arc<Inner>);
 impl Sink for Receiver {
     fn deliver(&self, subject: &str, frame: Bytes) {
         let inner = &*self.0;
-        let frame = match Frame::decode(frame) {
-            Ok(frame) => frame,
-            Err(error) => {
-                inner.counters.invalid.add(1);
-                tracing::debug!(target: "getty::cluster", subject, %error, "a frame is not readable");
-                return;
-            }
+        let invalid = |error: FrameError| {
+            inner.counters.invalid.add(1);
+            tracing::debug!(target: "getty::cluster", subject, %error, "a frame is not readable");
         };
-        if frame.origin == inner.id {
+        let (header, key) = match Header::read(&frame) {
+            Ok(read) => read,
+            Err(error) => return invalid(error),
+        };
+        if header.origin == inner.id {
             return;
         }
-        let Some(set) = topic_set(subject) else {
-            let size = frame.size();
-            let waiting = inner.control_bytes.fetch_add(size, Relaxed);
-            let has_room = waiting == 0 || waiting + size <= CONTROL_BYTES;
-            if !has_room || inner.control.try_send(frame).is_err() {
-                inner.control_bytes.fetch_sub(size, Relaxed);
-                inner.counters.unread.add(1);
+        let Some(set) = topic_set(subject, &inner.topic_prefix) else {
+            match Frame::decode(frame) {
+                Ok(frame) => inner.push_control(frame),
+                Err(error) => invalid(error),
             }
             return;
         };
-        if frame.kind != Kind::Message {
+        if header.kind != Kind::Message {
             inner.counters.invalid.add(1);
             return;
         }
-        let name = {
-            let sets = lock(&inner.sets);
-            let Some((name, _)) = sets.get_key_value(set) else {
-                return;
-            };
-            Arc::clone(name)
-        };
-        let hash = inner.hasher.hash_one(&frame.key);
-        let queue = usize::try_from(hash % DISPATCHERS as u64).unwrap_or_default();
-        if !inner.queues[queue].push(name, frame) {
-            inner.counters.dropped.add(1);
+        if let Some(set) = inner.set(set) {
+            set.receive(header, key, frame, &inner.dispatch);
         }
     }
 
@@ -655,10 +697,16 @@ impl Sink for Receiver {
         let inner = &*self.0;
         match event {
             Event::Connected => {
+                lock(&inner.settling).connected = Some(Instant::now());
                 inner.state.send_replace(State::Settling);
                 tracing::info!(target: "getty::cluster", node = %inner.id, "the bus is connected");
             }
             Event::Settled => {
+                let mut settling = lock(&inner.settling);
+                if let Some(connected) = settling.connected.take() {
+                    settling.last = Some(connected.elapsed());
+                }
+                drop(settling);
                 inner.state.send_replace(State::Up);
                 inner.nodes.restart();
                 inner.hello();

@@ -57,9 +57,9 @@ impl Kind {
     ];
 }
 
-/// A frame between nodes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Frame {
+/// Everything in a frame but its key and its payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
     pub(crate) kind: Kind,
     /// `true` if the publisher has just created the counter of `sequence`.
     pub(crate) fresh: bool,
@@ -69,6 +69,12 @@ pub(crate) struct Frame {
     /// Number of the message among those of its origin and topic, from 1. Messages that the bus
     /// refused count.
     pub(crate) sequence: u64,
+}
+
+/// A frame between nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub(crate) header: Header,
     pub(crate) key: Bytes,
     pub(crate) payload: Bytes,
 }
@@ -93,27 +99,58 @@ impl fmt::Display for FrameError {
 
 impl Error for FrameError {}
 
-impl Frame {
+impl Header {
     /// Appends everything but the payload, which the caller appends.
-    pub(crate) fn write_header(&self, to: &mut BytesMut) {
-        to.put_u8(VERSION);
-        to.put_u8(self.kind as u8);
-        to.put_u8(if self.fresh { FRESH } else { 0 });
-        to.put_u64(self.origin.0);
-        to.put_u64(self.number);
-        to.put_u64(self.sequence);
-        let len = u16::try_from(self.key.len()).expect("the length of a key was checked");
-        to.put_u16(len);
-        to.put_slice(&self.key);
+    pub(crate) fn write(&self, key: &[u8], to: &mut BytesMut) {
+        let mut header = [0; HEADER];
+        header[0] = VERSION;
+        header[1] = self.kind as u8;
+        header[3..11].copy_from_slice(&self.origin.0.to_be_bytes());
+        let len = u16::try_from(key.len()).expect("the length of a key was checked");
+        header[27..].copy_from_slice(&len.to_be_bytes());
+        Self::set_numbers(&mut header, self.number, self.sequence, self.fresh);
+        to.put_slice(&header);
+        to.put_slice(key);
     }
 
     /// Sets the numbers of a frame whose header was written without them.
-    pub(crate) fn set_numbers(bytes: &mut BytesMut, number: u64, sequence: u64, fresh: bool) {
-        bytes[2] = if fresh { FRESH } else { 0 };
-        bytes[11..19].copy_from_slice(&number.to_be_bytes());
-        bytes[19..27].copy_from_slice(&sequence.to_be_bytes());
+    pub(crate) fn set_numbers(frame: &mut [u8], number: u64, sequence: u64, fresh: bool) {
+        frame[2] = if fresh { FRESH } else { 0 };
+        frame[11..19].copy_from_slice(&number.to_be_bytes());
+        frame[19..HEADER - 2].copy_from_slice(&sequence.to_be_bytes());
     }
 
+    /// Reads the header of a frame. Also returns the length of the key that follows.
+    pub(crate) fn read(frame: &[u8]) -> Result<(Self, usize), FrameError> {
+        let (mut header, rest) = frame.split_at_checked(HEADER).ok_or(FrameError::Short)?;
+        let version = header.get_u8();
+        if version != VERSION {
+            return Err(FrameError::Version(version));
+        }
+        let kind = header.get_u8();
+        let kind = *Kind::ALL
+            .get(usize::from(kind))
+            .ok_or(FrameError::Kind(kind))?;
+        let fresh = header.get_u8() & FRESH != 0;
+        let origin = NodeId(header.get_u64());
+        let number = header.get_u64();
+        let sequence = header.get_u64();
+        let len = usize::from(header.get_u16());
+        if rest.len() < len {
+            return Err(FrameError::Short);
+        }
+        let header = Self {
+            kind,
+            fresh,
+            origin,
+            number,
+            sequence,
+        };
+        Ok((header, len))
+    }
+}
+
+impl Frame {
     /// Returns the memory that it needs while it waits, in bytes.
     pub(crate) fn size(&self) -> usize {
         size_of::<Self>() + self.key.len() + self.payload.len()
@@ -121,39 +158,18 @@ impl Frame {
 
     pub(crate) fn encode(&self) -> Bytes {
         let mut to = BytesMut::with_capacity(HEADER + self.key.len() + self.payload.len());
-        self.write_header(&mut to);
+        self.header.write(&self.key, &mut to);
         to.put_slice(&self.payload);
         to.freeze()
     }
 
     /// Decodes a frame.
     pub(crate) fn decode(mut bytes: Bytes) -> Result<Self, FrameError> {
-        if bytes.len() < HEADER {
-            return Err(FrameError::Short);
-        }
-        let version = bytes.get_u8();
-        if version != VERSION {
-            return Err(FrameError::Version(version));
-        }
-        let kind = bytes.get_u8();
-        let kind = *Kind::ALL
-            .get(usize::from(kind))
-            .ok_or(FrameError::Kind(kind))?;
-        let fresh = bytes.get_u8() & FRESH != 0;
-        let origin = NodeId(bytes.get_u64());
-        let number = bytes.get_u64();
-        let sequence = bytes.get_u64();
-        let len = usize::from(bytes.get_u16());
-        if bytes.len() < len {
-            return Err(FrameError::Short);
-        }
+        let (header, len) = Header::read(&bytes)?;
+        bytes.advance(HEADER);
         let key = bytes.split_to(len);
         Ok(Self {
-            kind,
-            fresh,
-            origin,
-            number,
-            sequence,
+            header,
             key,
             payload: bytes,
         })
@@ -173,12 +189,15 @@ mod tests {
             key in proptest::collection::vec(any::<u8>(), 0..300),
             payload in proptest::collection::vec(any::<u8>(), 0..300),
         ) {
-            let frame = Frame {
+            let header = Header {
                 kind: Kind::ALL[kind],
                 fresh,
                 origin: NodeId(origin),
                 number,
                 sequence,
+            };
+            let frame = Frame {
+                header,
                 key: key.into(),
                 payload: payload.into(),
             };
@@ -204,18 +223,22 @@ mod tests {
 
     #[test]
     fn numbers_are_set_where_they_are_read() {
-        let mut frame = Frame {
+        let header = Header {
             kind: Kind::Message,
             fresh: false,
             origin: NodeId(7),
             number: 0,
             sequence: 0,
+        };
+        let mut frame = Frame {
+            header,
             key: Bytes::from_static(b"key"),
             payload: Bytes::from_static(b"payload"),
         };
         let mut bytes = BytesMut::from(&frame.encode()[..]);
-        Frame::set_numbers(&mut bytes, 0x0102_0304, 0x0506_0708, true);
-        (frame.number, frame.sequence, frame.fresh) = (0x0102_0304, 0x0506_0708, true);
+        Header::set_numbers(&mut bytes, 0x0102_0304, 0x0506_0708, true);
+        let header = &mut frame.header;
+        (header.number, header.sequence, header.fresh) = (0x0102_0304, 0x0506_0708, true);
         assert_eq!(Frame::decode(bytes.freeze()), Ok(frame));
     }
 

@@ -81,6 +81,20 @@ text!(String, Arc<str>, Box<str>);
 bytes!(Vec<u8>, Bytes, Arc<[u8]>);
 number!(u16, u32, u64, u128, i32, i64);
 
+/// The key of a topic that is the only one of its set; see
+/// [`ClusterGroup`](crate::ClusterGroup).
+impl KeyBytes for () {
+    fn key_bytes(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&[])
+    }
+}
+
+impl Key for () {
+    fn from_key_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.is_empty().then_some(())
+    }
+}
+
 impl KeyBytes for str {
     fn key_bytes(&self) -> Cow<'_, [u8]> {
         Cow::Borrowed(self.as_bytes())
@@ -106,6 +120,8 @@ mod tests {
         round_trip(&"lobby".to_owned());
         round_trip(&Arc::<str>::from(""));
         round_trip(&Bytes::from_static(b"\0\xff"));
+        round_trip(&());
+        assert_eq!(<()>::from_key_bytes(b"7"), None);
         round_trip(&u64::MAX);
         round_trip(&-7_i64);
         assert_eq!(u64::from_key_bytes(b"+7"), None);

@@ -4,7 +4,16 @@
 //! [`Registry`](getty_layers::Registry) end at the process. A [`Cluster`] connects the
 //! processes, called nodes, over a bus: in memory, NATS or Redis.
 //!
+//! | within a process | in a cluster |
+//! |---|---|
+//! | [`Topics`](getty_layers::Topics) | [`ClusterTopics`], from [`Cluster::topics`] |
+//! | [`Group`](getty_layers::Group) | [`ClusterGroup`], from [`Cluster::group`] |
+//! | names in a [`Registry`](getty_layers::Registry) or a map | [`Claims`], from [`Cluster::claims`] |
+//! | members of a topic | [`ClusterTopics::ask`] |
+//!
 //! ```
+//! use std::time::Duration;
+//!
 //! use getty_cluster::{BusResult, Cluster, ClusterTopics, Unsendable, bus::Memory, form::Plain};
 //! use getty_core::{Connection, Session, driver};
 //!
@@ -32,7 +41,7 @@
 //! let [(ann, _), (bob, _)] = connections.each_ref().map(|c| driver::pair(c.handle().clone()));
 //! rooms.join("tea".to_owned(), &ann);
 //! rooms_of_two.join("tea".to_owned(), &bob);
-//! rooms_of_two.subscribed("tea").await;
+//! rooms_of_two.subscribed("tea", Duration::from_secs(1)).await;
 //!
 //! one.up().await;
 //! say(&rooms, &ann, "is ready".to_owned())?;
@@ -61,6 +70,36 @@
 //! Nothing is stored: a message for a member that is not there is lost, and there is no
 //! history.
 //!
+//! # Metrics
+//!
+//! With the feature `metrics` a task of each node reads its counters every ten seconds and publishes
+//! them over the facade of the `metrics` crate. [`Cluster::leave`] does so as well. Messages have no
+//! extra cost.
+//!
+//! | name | kind | value |
+//! |---|---|---|
+//! | `getty_cluster_state` | gauge | 2: [`Up`](State::Up), 1: `Settling`, 0: `Down` |
+//! | `getty_cluster_disconnects_total` | counter | connections to the bus that were lost |
+//! | `getty_cluster_settle_seconds` | gauge | time from the last connection until all subscriptions were in effect |
+//! | `getty_cluster_probe_seconds` | gauge | time from the last probe to its answer |
+//! | `getty_cluster_queued_frames`, `getty_cluster_queued_bytes` | gauge | frames that wait to be sent |
+//! | `getty_cluster_nodes` | gauge | other living nodes |
+//! | `getty_cluster_unread_total` | counter | received frames that the bus dropped before this node read them |
+//! | `getty_cluster_invalid_total` | counter | frames that could not be read |
+//! | `getty_cluster_taken_over_total` | counter | sessions closed because another session took their claim |
+//! | `getty_cluster_published_total` | counter | messages that the bus has taken; label `set` |
+//! | `getty_cluster_refused_total` | counter | messages that it has refused; labels `set` and `cause`: `full`, `away` or `too_large` |
+//! | `getty_cluster_received_total` | counter | messages of other nodes; label `set` |
+//! | `getty_cluster_dropped_total` | counter | received messages that were dropped; labels `set` and `cause`: `queue`, `duplicate` or `invalid` |
+//! | `getty_cluster_lost_total` | counter | messages of other nodes that did not arrive; label `set` |
+//! | `getty_cluster_topics`, `getty_cluster_subscriptions` | gauge | topics with members, and with a subscription; label `set` |
+//! | `getty_cluster_claims` | gauge | claims of sessions of this node; label `set` |
+//! | `getty_cluster_claims_total` | counter | claims by outcome; labels `set` and `outcome`: the fields of [`ClaimsSnapshot`] |
+//! | `getty_cluster_lost_names_total` | counter | names that sessions have lost; label `set` |
+//!
+//! All have the labels `bus`, such as `nats`, and `cluster`, the namespace. Several nodes of one
+//! cluster in one process publish the same metrics, so their values are mixed.
+//!
 //! # Security
 //!
 //! A program that may publish on the bus can send as any user and close every session. Give
@@ -82,9 +121,13 @@ mod close;
 mod cluster;
 mod counters;
 mod dispatch;
+mod events;
 pub mod form;
 mod frame;
+mod group;
 mod key;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod nodes;
 mod questions;
 mod subject;
@@ -93,14 +136,16 @@ mod topics;
 use std::fmt;
 
 pub use self::{
-    claims::{ClaimError, Claimed, Claims, ClaimsBuilder, Previous, StoreAway},
+    claims::{ClaimError, Claimed, Claims, ClaimsBuilder, LostName, Previous, StoreAway},
     cluster::{Cluster, ClusterBuilder, State},
-    counters::Snapshot,
+    counters::{ClaimsSnapshot, Snapshot, TopicsSnapshot},
+    events::{NodeEvent, NodeEvents},
+    group::ClusterGroup,
     key::{Key, KeyBytes},
     nodes::Node,
     questions::{Answers, Member},
     subject::Subject,
-    topics::{BusResult, ClusterTopics, Sent, TopicsBuilder, Unsendable},
+    topics::{BusResult, ClusterTopics, Gap, Sent, TopicsBuilder, Unsendable},
 };
 
 /// Random id of a node, a new one at each start.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::{sync::watch, time::Instant};
 
 use crate::{NodeId, lock};
 
@@ -32,7 +32,8 @@ pub struct Node {
 #[derive(Default)]
 pub(crate) struct Nodes {
     table: Mutex<HashMap<NodeId, Entry>>,
-    changed: Notify,
+    /// Number of nodes that have come or gone.
+    changed: watch::Sender<u64>,
     /// Time at which this node began to hear all others. `None` before it is connected.
     listens_since: Mutex<Option<Instant>>,
 }
@@ -63,13 +64,27 @@ impl Nodes {
         };
         drop(table);
         if is_new {
-            self.changed.notify_waiters();
+            self.count_change();
         }
         is_new
     }
 
     pub(crate) fn remove(&self, id: NodeId) -> bool {
-        lock(&self.table).remove(&id).is_some()
+        let was_known = lock(&self.table).remove(&id).is_some();
+        if was_known {
+            self.count_change();
+        }
+        was_known
+    }
+
+    fn count_change(&self) {
+        self.changed
+            .send_modify(|number| *number = number.wrapping_add(1));
+    }
+
+    /// Returns what changes when a node comes or goes.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
     }
 
     /// Returns the age of the last beat of a node that is dead.
@@ -91,8 +106,14 @@ impl Nodes {
         let now = Instant::now();
         let mut table = lock(&self.table);
         let dead = table.extract_if(|_, entry| now.duration_since(entry.heard) >= limit);
-        dead.map(|(id, Entry { name, .. })| Node { id, name })
-            .collect()
+        let dead: Vec<_> = dead
+            .map(|(id, Entry { name, .. })| Node { id, name })
+            .collect();
+        drop(table);
+        if !dead.is_empty() {
+            self.count_change();
+        }
+        dead
     }
 
     /// Gives all nodes the time to be heard again, after this node was cut off.
@@ -117,12 +138,10 @@ impl Nodes {
 
     /// Waits until the node is known.
     pub(crate) async fn wait_for(&self, id: NodeId) {
-        loop {
-            let changed = self.changed.notified();
-            if self.is_alive(id) {
-                return;
-            }
-            changed.await;
+        let mut changes = self.changes();
+        while !self.is_alive(id) {
+            // It fails only if the sender is dropped, and `self` keeps it.
+            let _ = changes.changed().await;
         }
     }
 

@@ -13,6 +13,11 @@ use crate::NodeId;
 /// Longest token that is written in full, in bytes. A longer one is replaced by its hash.
 const MAX_TOKEN: usize = 180;
 
+/// Start of all subjects.
+const ROOT: &str = "getty.";
+/// Follows the namespace in the subjects of topics.
+const TOPICS: &str = ".t.";
+
 /// Name of a channel on the bus, such as `getty.chat.t.rooms.lobby`. Also the key of an entry
 /// in the store.
 ///
@@ -49,7 +54,7 @@ impl Subject {
     }
 
     fn join(namespace: &str, rest: &[&str]) -> Self {
-        let mut subject = format!("getty.{namespace}");
+        let mut subject = format!("{ROOT}{namespace}");
         for part in rest {
             subject.push('.');
             subject.push_str(part);
@@ -67,7 +72,10 @@ impl Subject {
     /// connection that the messages of topics cannot delay.
     #[must_use]
     pub fn is_control(&self) -> bool {
-        topic_set(&self.0).is_none()
+        // Behind the namespace, whose token has no dot.
+        let rest = self.0.strip_prefix(ROOT).unwrap_or_default();
+        let dot = rest.bytes().position(|byte| byte == b'.');
+        !dot.is_some_and(|dot| rest[dot..].starts_with(TOPICS))
     }
 }
 
@@ -83,10 +91,15 @@ impl Borrow<str> for Subject {
     }
 }
 
+/// Returns the start of the subjects of topics.
+pub(crate) fn topic_prefix(namespace: &str) -> String {
+    format!("{ROOT}{namespace}{TOPICS}")
+}
+
 /// Returns the set of a topic's subject, or `None` for any other subject.
-pub(crate) fn topic_set(subject: &str) -> Option<&str> {
-    let mut parts = subject.split('.').skip(2);
-    (parts.next()? == "t").then(|| parts.next()).flatten()
+pub(crate) fn topic_set<'a>(subject: &'a str, prefix: &str) -> Option<&'a str> {
+    let rest = subject.strip_prefix(prefix)?;
+    Some(rest.split_once('.').map_or(rest, |(set, _)| set))
 }
 
 /// Returns the token for a name: letters, digits and `-` stay, any other byte becomes `_` and
@@ -138,8 +151,21 @@ mod tests {
         assert_eq!(token(&[b'x'; 200]).len(), 66);
         let subject = Subject::topic("app", "rooms", b">");
         assert_eq!(subject.as_str(), "getty.app.t.rooms._3e");
-        assert_eq!(topic_set(subject.as_str()), Some("rooms"));
-        assert!(Subject::all("app").is_control() && !subject.is_control());
+        let prefix = topic_prefix("app");
+        assert_eq!(topic_set(subject.as_str(), &prefix), Some("rooms"));
+        assert_eq!(topic_set(Subject::all("app").as_str(), &prefix), None);
+        for control in [
+            Subject::all("app"),
+            Subject::all("t"),
+            Subject::node("t", NodeId(1)),
+        ] {
+            assert!(control.is_control(), "{control}");
+        }
+        for namespace in ["app", "t", "all"] {
+            assert!(!Subject::topic(namespace, "rooms", b"t").is_control());
+            assert!(!Subject::bucket(namespace, "rooms", 7).is_control());
+        }
+        assert!(Subject::claim("app", "users", b"ada").is_control());
     }
 
     proptest! {

@@ -135,7 +135,7 @@ pub use self::{
 pub mod internal {
     pub use crate::{
         connection::{OnInputEnd, PanicGuard},
-        panic::{catch, catch_and_log},
+        panic::{catch, catch_and_log, log},
         session::{BroadcastExt, BroadcastSend, Published, payload::WeightFn},
     };
 }

@@ -58,8 +58,16 @@ impl Error for Panic {}
 /// log.
 pub fn catch_and_log(what: &str, code: impl FnOnce()) {
     if let Err(panic) = catch(code) {
-        tracing::error!(%panic, "{what} panicked");
+        log(|| tracing::error!(%panic, "{what} panicked"));
     }
+}
+
+/// Emits an event where a panic would end more than one connection, or would skip what follows.
+///
+/// The subscriber is code of the application. One that writes to a full disk may panic. The panic
+/// is not logged, because the log is what fails. The panic hook has reported it.
+pub fn log(event: impl FnOnce()) {
+    let _ = catch(event);
 }
 
 /// Runs `code` of the application and catches its panic.

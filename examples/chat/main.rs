@@ -14,6 +14,8 @@
 //! people, drains the sessions and prints how they ended.
 
 mod page;
+#[path = "../report.rs"]
+mod report;
 mod rooms;
 mod text;
 
@@ -29,7 +31,7 @@ use getty::{
 };
 use lexopt::prelude::*;
 
-use self::{rooms::Rooms, text::Line};
+use self::{report::Report, rooms::Rooms, text::Line};
 
 const HELP: &str = "\
 Usage: chat [ADDRESS] [--page ADDRESS] [--idle SECONDS]
@@ -60,9 +62,7 @@ fn main() -> ExitCode {
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("chat: {error}");
-            let causes = std::iter::successors(error.source(), |&error| error.source());
-            causes.for_each(|cause| eprintln!("  because: {cause}"));
+            eprintln!("chat: {:?}", Report::from(error));
             ExitCode::FAILURE
         }
     }
@@ -74,15 +74,18 @@ async fn run(options: &Options) -> Result<(), BoxError> {
     let shutdown_signal = getty::shutdown_signal();
     let rooms = Rooms::default();
     let tcp = TcpListener::bind(&options.address).await?;
-    let web = tokio::net::TcpListener::bind(&options.page)
-        .await
-        .map_err(|error| format!("no page on {}: {error}", options.page))?;
+    let web = TcpListener::bind(&options.page).await?.into_inner();
     let (address, page) = (tcp.local_addr()?, web.local_addr()?);
     // The page is served until the program ends. It opens no more sessions once they drain.
     let (serve_page, sockets) = page::serve(web, address.port(), MAX_LINE);
     tokio::spawn(serve_page);
     println!("chat listens on {address}");
     println!("page on http://{page}/");
+    println!(
+        "join on the page, or with `nc {} {}`; /help lists the commands; Ctrl-c stops the chat",
+        address.ip(),
+        address.port()
+    );
 
     let all_rooms = rooms.clone();
     let shutdown = async move {

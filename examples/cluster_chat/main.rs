@@ -24,7 +24,7 @@
 //! redis-server --bind 127.0.0.1 --port 6380
 //! ```
 //!
-//! Without `--bus` the node is alone and needs no server.
+//! With TLS it is `tls://` or `rediss://`. Without `--bus` the node is alone and needs no server.
 //!
 //! Rooms, names and `/who` are those of the whole cluster. While the bus is away, each node
 //! goes on as a chat of its people and refuses new names. Lines that did not arrive are
@@ -33,6 +33,8 @@
 //! after some 10 s. Until then `/who` shows that it does not answer. `docs/clusters.md` has
 //! more.
 
+#[path = "../report.rs"]
+mod report;
 mod rooms;
 #[path = "../chat/text.rs"]
 mod text;
@@ -47,22 +49,17 @@ use getty::{
     layers::{IdleTimeoutLayer, OnOpenLayer},
     net::TcpListener,
 };
-use getty_cluster::{
-    Cluster,
-    bus::{Nats, Redis},
-};
+use getty_cluster::{Cluster, bus};
 use lexopt::prelude::*;
-use tokio::time::timeout;
 
-use self::{rooms::Rooms, text::Line};
+use self::{report::Report, rooms::Rooms, text::Line};
 
 const HELP: &str = "\
-Usage: cluster_chat [--tcp ADDRESS] [--node NAME] [--bus BUS]
+Usage: cluster_chat [--tcp ADDRESS] [--node NAME] [--bus URL]
 
   --tcp ADDRESS     address for TCP; 127.0.0.1:7000 by default
   --node NAME       name of this node, which no other has; the process id by default
-  --bus BUS         nats://HOST:PORT or redis://HOST:PORT, with TLS tls:// or rediss://;
-                    memory, which is a chat of one node, by default";
+  --bus URL         nats://HOST:PORT, redis://HOST:PORT, or memory: by default";
 
 /// Maximum length of a line, in bytes. A longer line closes the session.
 ///
@@ -91,9 +88,7 @@ fn main() -> ExitCode {
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("cluster_chat: {error}");
-            let causes = std::iter::successors(error.source(), |&error| error.source());
-            causes.for_each(|cause| eprintln!("  because: {cause}"));
+            eprintln!("cluster_chat: {:?}", Report::from(error));
             ExitCode::FAILURE
         }
     }
@@ -103,17 +98,11 @@ fn main() -> ExitCode {
 async fn run(options: &Options) -> Result<(), BoxError> {
     // Before anything is printed, so that a script may send a signal once it has read the address.
     let shutdown_signal = getty::shutdown_signal();
-    let node = Cluster::of("chat").named(&options.node);
-    let cluster = match options.bus.split(':').next() {
-        Some("memory") => node,
-        Some("nats" | "tls") => node.over(Nats::new(&options.bus)),
-        Some("redis" | "rediss") => node.over(Redis::new(&options.bus)?),
-        _ => return Err(format!("unknown bus: {}", options.bus).into()),
-    }
-    .start();
+    let bus = bus::from_url(&options.bus)?;
+    let cluster = Cluster::of("chat").named(&options.node).over(bus).start();
     let rooms = Rooms::new(&cluster);
     // Without the bus, this node is a chat of the people who are connected to it.
-    let _ = timeout(Duration::from_secs(5), cluster.up()).await;
+    let _ = tokio::time::timeout(Duration::from_secs(5), cluster.up()).await;
     let tcp = TcpListener::bind(&options.tcp).await?;
     println!("listening tcp {}", tcp.local_addr()?);
 
@@ -146,12 +135,8 @@ fn app<T: Transport + Send + 'static>(rooms: Rooms) -> impl Pipeline<T> {
                 session.close_with(CloseReason::IdleTimeout);
             }),
         )
-        .layer(OnOpenLayer::new(move |session: Session<Line>| {
-            let rooms = open_rooms.clone();
-            async move {
-                rooms.enter(&session).await;
-                Ok::<_, BoxError>(())
-            }
+        .layer(OnOpenLayer::new(move |session| {
+            open_rooms.clone().enter(session)
         }))
         .layer(SessionLayer::new())
         // called once per message
@@ -175,7 +160,7 @@ impl Options {
         let mut options = Self {
             tcp: "127.0.0.1:7000".to_owned(),
             node: std::process::id().to_string(),
-            bus: "memory".to_owned(),
+            bus: "memory:".to_owned(),
         };
         let mut arguments = lexopt::Parser::from_env();
         while let Some(argument) = arguments.next()? {

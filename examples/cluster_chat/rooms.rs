@@ -7,9 +7,8 @@ use std::{
     time::Duration,
 };
 
-use getty::{Closed, Group, IntoReply, Reply, Session};
+use getty::{BoxError, CloseReason, Closed, Group, IntoReply, Reply, Session};
 use getty_cluster::{ClaimError, Claims, Cluster, ClusterTopics, form::Plain};
-use tokio::time::timeout;
 
 use crate::text::{
     HELP, LOBBY, Line, MAX_TEXT, check_name, list_names, notice, without_control_characters,
@@ -60,26 +59,31 @@ impl Rooms {
         // The person reads too slowly, or the bus has lost lines of other nodes.
         let notice = |n: u64| format!("* you have missed {n} lines").into();
         let rooms = cluster.topics_builder("rooms", Plain).with_notice(notice);
+        // The node was cut off, and the name of the person was given to another one meanwhile.
+        let names = cluster
+            .claims_builder("names")
+            .with_lost_hook(|lost| lost.session.close_with(CloseReason::TakenOver));
         Self(Arc::new(Shared {
             state: Mutex::default(),
             all: Group::new(),
             rooms: rooms.build(),
-            names: cluster.claims("names").build(),
+            names: names.build(),
             node: cluster.name().to_owned(),
         }))
     }
 
     /// Adds a new guest to the lobby. The guest is removed when the session closes.
-    pub(crate) async fn enter(&self, session: &Session<Line>) {
-        let name = self.add_guest(session);
+    pub(crate) async fn enter(self, session: Session<Line>) -> Result<(), BoxError> {
+        let name = self.add_guest(&session);
         // The lock must not be held here: if the session has already closed, the callback runs at
         // once, and it takes the lock.
         let (rooms, id) = (self.clone(), session.id());
         session.add_close_callback("chat", id, move |closed| rooms.remove(id, closed));
-        self.join(LOBBY, session, &name).await;
+        self.join(LOBBY, &session, &name).await;
         let welcome = format!("* you are {name} in the room {LOBBY}; try /help");
         // This cannot fail with a full queue: the session has just opened.
         let _ = session.try_send(welcome.into());
+        Ok(())
     }
 
     /// Handles a line: sends it to the room or runs its command. The reply is for the sender only.
@@ -162,7 +166,7 @@ impl Rooms {
     async fn join(&self, room: &str, session: &Session<Line>, name: &str) {
         self.0.rooms.join_as(room.into(), session, name);
         // While the bus is away, there are the lines of this node.
-        let _ = timeout(NODES_TIME, self.0.rooms.subscribed(room)).await;
+        self.0.rooms.subscribed(room, NODES_TIME).await;
     }
 
     /// Removes the person of a closed session. The topics and claims remove the session themselves.
@@ -201,24 +205,23 @@ impl Rooms {
         if let Err(error) = check_name(name) {
             return notice(format_args!("invalid name: {error}"));
         }
-        let Some((old, room)) = self.person(session) else {
-            return Reply::none();
-        };
-        let (old, new) = (old.to_lowercase(), name.to_lowercase());
-        if old != new {
-            match self.0.names.take_free(&new, session).await {
-                Ok(()) => self.0.names.release(&old, session),
-                Err(ClaimError::Taken) => return notice(format_args!("the name {name} is taken")),
-                Err(error) => return notice(format_args!("you keep your name: {error}")),
-            };
+        // A name that this person has is not taken.
+        match self.0.names.take_free(&name.to_lowercase(), session).await {
+            Ok(()) => {}
+            Err(ClaimError::Taken) => return notice(format_args!("the name {name} is taken")),
+            Err(error) => return notice(format_args!("you keep your name: {error}")),
         }
         let mut state = self.lock();
         let Some(person) = state.people.get_mut(&session.id()) else {
             return Reply::none();
         };
         let before = std::mem::replace(&mut person.name, name.into());
-        self.notify_others(&room, session, format_args!("* {before} is now {name}"));
-        self.0.rooms.join_as(room, session, name);
+        if before.to_lowercase() != name.to_lowercase() {
+            self.0.names.release(&before.to_lowercase(), session);
+        }
+        let room = &person.room;
+        self.notify_others(room, session, format_args!("* {before} is now {name}"));
+        self.0.rooms.join_as(Arc::clone(room), session, name);
         notice(format_args!("you are {name} now"))
     }
 
@@ -333,7 +336,8 @@ mod tests {
         async fn enter(rooms: &Rooms) -> Self {
             let connection = Connection::new(());
             let (session, driver) = driver::pair(connection.handle().clone());
-            rooms.enter(&session).await;
+            let entered = rooms.clone().enter(session.clone()).await;
+            entered.unwrap();
             Self {
                 rooms: rooms.clone(),
                 session,

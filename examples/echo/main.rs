@@ -23,6 +23,8 @@
 //! `--help` lists the flags. SIGINT and SIGTERM end it with status 0, within five seconds.
 
 mod datagram;
+#[path = "../report.rs"]
+mod report;
 mod stack;
 mod tls;
 
@@ -50,6 +52,7 @@ use tokio::runtime;
 
 use crate::{
     datagram::DatagramCodec,
+    report::Report,
     stack::{Echo, OverTls, OverWs, OverWss, Plain, StackKind},
 };
 
@@ -100,9 +103,7 @@ fn main() -> ExitCode {
     match run(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("echo: {error}");
-            let causes = std::iter::successors(error.source(), |&error| error.source());
-            causes.for_each(|cause| eprintln!("  because: {cause}"));
+            eprintln!("echo: {:?}", Report::from(error));
             ExitCode::FAILURE
         }
     }
@@ -141,7 +142,7 @@ async fn echo(options: Options) -> Result<(), BoxError> {
         }
         Some(Codec::Length) => {
             let codec = LengthDelimited::new().max_frame_length(MAX_MESSAGE);
-            let frames = Echo::new(Frames::new(codec.clone()), Some(Frame::from("")));
+            let frames = Echo::new(Frames::with_header(codec.clone()), Some(Frame::from("")));
             let mut serve = options.streams(&frames).await?;
             // Without `Frames`: it lets frames share the buffer of one read, but a message or a
             // datagram is alone in its read.

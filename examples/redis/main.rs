@@ -12,18 +12,23 @@
 //! This file has the parts that concern sessions: the stack, the routes, and the commands for
 //! subscribers. `resp.rs` is the codec. `store.rs` runs the other commands: PING, ECHO, GET,
 //! SET, DEL, INCR, DECR, DBSIZE, INFO, COMMAND and CONFIG.
+//!
+//! `redis ADDRESS` listens on another address. Ctrl-c ends it.
 
+#[path = "../report.rs"]
+mod report;
 mod resp;
 mod store;
 
 use getty::{
-    BoxError, CodecLayer, Reply, ServiceBuilder, SessionLayer, State, Topics,
+    CodecLayer, Reply, ServiceBuilder, SessionLayer, State, Topics,
     codec::Bytes,
     handler::{NoReply, Router},
     net::TcpListener,
 };
 
 use self::{
+    report::Report,
     resp::{Client, Command, Resp, Value},
     store::Store,
 };
@@ -31,7 +36,7 @@ use self::{
 type Channels = Topics<Bytes, Value>;
 
 #[tokio::main]
-async fn main() -> Result<(), BoxError> {
+async fn main() -> Result<(), Report> {
     let commands = Router::<Command, Value, _>::with_state(Channels::new())
         .route("SUBSCRIBE", subscribe)
         .route("UNSUBSCRIBE", unsubscribe)
@@ -43,7 +48,7 @@ async fn main() -> Result<(), BoxError> {
         .layer(SessionLayer::new())
         .service(commands);
 
-    let listener = TcpListener::bind("127.0.0.1:6380").await?;
+    let listener = TcpListener::bind(report::address("127.0.0.1:6380")?).await?;
     println!("listening on {}", listener.local_addr()?);
     getty::serve(listener, app)
         .with_graceful_shutdown(getty::shutdown_signal())

@@ -174,12 +174,13 @@ mod tests {
     use std::time::Duration;
 
     use getty_core::{Connection, Session, driver};
+    use getty_test::assert_layer_contract;
     use tokio::time::{Instant, advance};
     use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
     use tower_test::mock;
 
     use super::*;
-    use crate::testing::{assert_readiness, request};
+    use crate::testing::request;
 
     type Message = Request<&'static str>;
 
@@ -219,9 +220,9 @@ mod tests {
         assert_ready_ok!(service.poll_ready());
     }
 
-    #[test]
-    fn readiness_is_that_of_the_inner_service_and_not_shared_with_clones() {
-        assert_readiness::<_, Message, u32, _>(&layer(), request);
+    #[tokio::test(start_paused = true)]
+    async fn layer_follows_the_contract() {
+        assert_layer_contract(&layer(), request::<String>).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -143,17 +143,17 @@ where
 mod tests {
     use std::sync::Arc;
 
+    use getty_test::assert_layer_contract;
     use tokio::sync::Semaphore;
     use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
     use tower::{BoxError, ServiceBuilder, limit::GlobalConcurrencyLimitLayer, service_fn};
     use tower_test::mock;
 
     use super::*;
-    use crate::testing::assert_readiness;
 
-    #[test]
-    fn readiness_is_that_of_the_inner_service_and_not_shared_with_clones() {
-        assert_readiness::<_, &str, (), _>(&ClonePerCallLayer::new(), || "hello");
+    #[tokio::test(start_paused = true)]
+    async fn layer_follows_the_contract() {
+        assert_layer_contract(&ClonePerCallLayer::new(), || "hello").await;
     }
 
     #[test]

@@ -127,12 +127,12 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use getty_core::CloseReason;
+    use getty_test::assert_layer_contract;
     use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
     use tower::Service;
     use tower_test::mock;
 
     use super::*;
-    use crate::testing::assert_transparent;
 
     type Calls = Arc<Mutex<Vec<(&'static str, CloseReason)>>>;
 
@@ -201,9 +201,9 @@ mod tests {
         assert!(calls.lock().unwrap().is_empty());
     }
 
-    #[test]
-    fn layer_is_transparent() {
+    #[tokio::test(start_paused = true)]
+    async fn layer_follows_the_contract() {
         let calls = Calls::default();
-        assert_transparent(&layer(&calls, "one", 1), || Connection::new(1));
+        assert_layer_contract(&layer(&calls, "one", 1), || Connection::new(1)).await;
     }
 }

@@ -456,12 +456,13 @@ mod tests {
     use std::{convert::Infallible, future::pending, io, sync::Arc};
 
     use getty_core::CloseReason;
+    use getty_test::{LayerContract, Rule};
     use tokio_test::{assert_pending, assert_ready_ok, task};
     use tower::{BoxError, service_fn};
     use tower_test::mock;
 
     use super::*;
-    use crate::testing::{assert_readiness, request};
+    use crate::testing::request;
 
     type Message = Request<&'static str, String>;
 
@@ -586,9 +587,11 @@ mod tests {
         assert_eq!(reply, Reply::one("hello".to_owned()));
     }
 
-    #[test]
-    fn readiness_is_that_of_the_inner_service_and_not_shared_with_clones() {
-        assert_readiness::<_, Message, Option<String>, _>(&layer(), request);
+    #[tokio::test(start_paused = true)]
+    async fn layer_follows_the_contract() {
+        // it replies to errors
+        let contract = LayerContract::new().except(Rule::Errors);
+        contract.assert(&layer(), request::<String>).await;
     }
 
     #[test]

@@ -239,19 +239,19 @@ impl Error for HandshakeTimedOut {}
 mod tests {
     use std::future::pending;
 
+    use getty_test::assert_layer_contract;
     use tokio::time::advance;
     use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
     use tower::service_fn;
     use tower_test::mock;
 
     use super::*;
-    use crate::testing::assert_transparent;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn layer_is_transparent() {
-        assert_transparent(&HandshakeTimeoutLayer::default(), || Connection::new(()));
+    async fn layer_follows_the_contract() {
+        assert_layer_contract(&HandshakeTimeoutLayer::default(), || Connection::new(())).await;
     }
 
     #[tokio::test(start_paused = true)]

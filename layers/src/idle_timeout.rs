@@ -379,16 +379,18 @@ where
 
 #[cfg(all(test, not(getty_loom)))]
 mod tests {
+    use getty_test::assert_layer_contract;
+
     use super::*;
-    use crate::testing::{assert_transparent, drive, framed};
+    use crate::testing::{drive, framed};
 
     const TEN: Duration = Duration::from_secs(10);
 
     #[tokio::test(start_paused = true)]
-    async fn layer_is_transparent() {
-        assert_transparent(&IdleTimeoutLayer::new(TEN), || Connection::new(()));
+    async fn layer_follows_the_contract() {
+        assert_layer_contract(&IdleTimeoutLayer::new(TEN), || Connection::new(())).await;
         let hook = |_: &Session<String>, _| unreachable!("no loop runs the deadline");
-        assert_transparent(&IdleTimeoutLayer::new(TEN).with_hook(hook), framed);
+        assert_layer_contract(&IdleTimeoutLayer::new(TEN).with_hook(hook), framed).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -313,12 +313,13 @@ mod tests {
     use std::{convert::Infallible, future::pending};
 
     use getty_core::{Close, CloseReason};
+    use getty_test::assert_layer_contract;
     use tokio_test::{assert_pending, assert_ready_ok, task};
     use tower::service_fn;
     use tower_test::mock;
 
     use super::*;
-    use crate::testing::{assert_readiness, request};
+    use crate::testing::request;
 
     type Message = Request<Result<&'static str, Malformed>, String>;
 
@@ -394,8 +395,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn readiness_is_that_of_the_inner_service_and_not_shared_with_clones() {
-        assert_readiness::<_, Request<&'static str, String>, String, _>(&layer(), good);
+    #[tokio::test(start_paused = true)]
+    async fn layer_follows_the_contract() {
+        assert_layer_contract(&layer(), good).await;
     }
 }

@@ -249,22 +249,22 @@ impl Drop for InFlight {
 mod tests {
     use std::time::Duration;
 
-    use metrics::set_default_local_recorder;
+    use getty_test::{Metrics, assert_layer_contract};
     use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
     use tower_test::mock;
 
     use super::*;
-    use crate::testing::{assert_readiness, metrics::Sums, request};
+    use crate::testing::request;
 
     type Message = Request<&'static str, &'static str>;
 
     #[tokio::test(start_paused = true)]
     async fn message_is_in_flight_until_its_future_completes_or_is_dropped() {
-        let sums = Sums::default();
-        let _guard = set_default_local_recorder(&sums);
+        let recorded = Metrics::new();
+        let _guard = recorded.record();
         let layer = MessageMetricsLayer::new().with_latency();
         let (mut service, mut handle) = mock::spawn_layer::<Message, &'static str, _>(layer);
-        let get = |name: &str| sums.get(&format!("getty_message{name}")).unwrap();
+        let get = |name: &str| recorded.get(&format!("getty_message{name}")).unwrap();
         for (end, latency, errors) in [
             ("completed", 2.0, 0.0),
             ("failed", 4.0, 1.0),
@@ -301,19 +301,25 @@ mod tests {
 
     #[test]
     fn latency_is_measured_only_if_enabled() {
-        let sums = Sums::default();
-        let _guard = set_default_local_recorder(&sums);
+        let recorded = Metrics::new();
+        let _guard = recorded.record();
         let layer = MessageMetricsLayer::new().with_label("stack", "test");
         let mut service = layer.layer(tower::service_fn(|_: Message| async {
             Ok::<_, std::convert::Infallible>("response")
         }));
         assert_ready_ok!(task::spawn(service.call(request())).poll());
-        assert_eq!(sums.get("getty_messages_in_flight{stack=test}"), Some(0.0));
-        assert_eq!(sums.get("getty_message_latency_seconds{stack=test}"), None);
+        assert_eq!(
+            recorded.get("getty_messages_in_flight{stack=test}"),
+            Some(0.0)
+        );
+        assert_eq!(
+            recorded.get("getty_message_latency_seconds{stack=test}"),
+            None
+        );
     }
 
-    #[test]
-    fn readiness_is_that_of_the_inner_service_and_not_shared_with_clones() {
-        assert_readiness::<_, Message, &str, _>(&MessageMetricsLayer::new(), request);
+    #[tokio::test(start_paused = true)]
+    async fn layer_follows_the_contract() {
+        assert_layer_contract(&MessageMetricsLayer::new(), request::<String>).await;
     }
 }

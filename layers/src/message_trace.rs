@@ -203,7 +203,10 @@ where
             )
         );
         let start = (!span.is_disabled()).then(Instant::now);
-        let inner = span.in_scope(|| self.inner.call(request));
+        // Not `in_scope`, which would leak the future if the subscriber panics.
+        let entered = span.enter();
+        let inner = self.inner.call(request);
+        drop(entered);
         ResponseFuture {
             inner,
             span,
@@ -278,12 +281,12 @@ mod tests {
     use std::{convert::Infallible, io, time::Duration};
 
     use getty_core::{Connection, driver};
+    use getty_test::{Log, assert_layer_contract};
     use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
     use tower::service_fn;
     use tower_test::mock;
 
     use super::*;
-    use crate::testing::{assert_readiness, log::record};
 
     type Message = Request<Private, &'static str>;
 
@@ -304,7 +307,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn response_event_has_the_latency_and_no_contents() {
-        let (recorder, _guard) = record(Some(Level::DEBUG));
+        let log = Log::capture();
         let (mut service, mut handle) =
             mock::spawn_layer::<Message, &'static str, _>(MessageTraceLayer::new());
         assert_ready_ok!(service.poll_ready());
@@ -317,18 +320,20 @@ mod tests {
         inner.send_response("response");
         assert!(response.is_woken());
         assert_eq!(assert_ready_ok!(response.poll()), "response");
-        assert_eq!(
-            recorder.spans(),
-            [("message", Level::DEBUG, [("connection", id)].into())]
-        );
-        let [event] = &recorder.events()[..] else {
+        let [span] = &log.spans()[..] else {
+            panic!("one span")
+        };
+        assert_eq!((span.name, span.level), ("message", Level::DEBUG));
+        assert_eq!(span.field("connection"), id);
+        assert!(span.field_names().eq(["connection"]));
+        let [event] = &log.events()[..] else {
             panic!("one event")
         };
         assert_eq!(
-            (event.text(), event.level),
+            (event.message(), event.level),
             ("message handled", Level::DEBUG)
         );
-        assert_eq!(event.fields["latency_seconds"], "1.5");
+        assert_eq!(event.field("latency_seconds"), "1.5");
         assert_eq!(event.spans, ["message"]);
     }
 
@@ -344,32 +349,32 @@ mod tests {
                 true,
             ),
         ] {
-            let (recorder, _guard) = record(Some(most));
+            let log = Log::capture_at(most);
             let mut service = layer.layer(service_fn(|_: Message| async {
                 Err::<&str, _>(io::Error::other("disk full"))
             }));
             let error = assert_ready_err!(task::spawn(service.call(request(Private))).poll());
             assert!(error.is::<io::Error>());
-            let [event] = &recorder.events()[..] else {
+            let [event] = &log.events()[..] else {
                 panic!("one event")
             };
-            assert_eq!((event.text(), event.level), ("message failed", level));
-            assert_eq!(event.fields["error"], "disk full");
-            assert_eq!(event.fields.contains_key("latency_seconds"), latency);
+            assert_eq!((event.message(), event.level), ("message failed", level));
+            assert_eq!(event.field("error"), "disk full");
+            assert_eq!(event.field("latency_seconds") != "", latency);
         }
     }
 
     #[test]
     fn contents_are_logged_if_enabled() {
         for (most, spans) in [(Level::TRACE, 1), (Level::DEBUG, 0)] {
-            let (recorder, _guard) = record(Some(most));
+            let log = Log::capture_at(most);
             let layer = MessageTraceLayer::new().with_level(Level::TRACE);
             let handler = service_fn(|_| async { Ok::<_, Infallible>("response") });
             let mut shown = layer.clone().with_contents().layer(handler);
             assert_ready_ok!(task::spawn(shown.call(request("hello"))).poll());
-            assert_eq!(recorder.spans().len(), spans);
-            for (_, _, fields) in recorder.spans() {
-                assert_eq!(fields["contents"], "\"hello\"");
+            assert_eq!(log.spans().len(), spans);
+            for span in log.spans() {
+                assert_eq!(span.field("contents"), "\"hello\"");
             }
             if spans == 0 {
                 // Contents of a disabled span are not formatted.
@@ -382,7 +387,7 @@ mod tests {
 
     #[test]
     fn events_of_the_handler_are_inside_the_span() {
-        let (recorder, _guard) = record(Some(Level::DEBUG));
+        let log = Log::capture();
         let mut service = MessageTraceLayer::new().layer(service_fn(|_: Message| {
             tracing::info!("service called");
             async {
@@ -391,15 +396,15 @@ mod tests {
             }
         }));
         assert_ready_ok!(task::spawn(service.call(request(Private))).poll());
-        for event in recorder.events() {
+        for event in log.events() {
             assert_eq!(event.spans, ["message"], "{event:?}");
         }
-        assert_eq!(recorder.events().len(), 3);
+        assert_eq!(log.events().len(), 3);
     }
 
-    #[test]
-    fn readiness_is_that_of_the_inner_service_and_not_shared_with_clones() {
+    #[tokio::test(start_paused = true)]
+    async fn layer_follows_the_contract() {
         let layer = MessageTraceLayer::new();
-        assert_readiness::<_, Message, &str, _>(&layer, || request(Private));
+        assert_layer_contract(&layer, || request(Private)).await;
     }
 }

@@ -355,21 +355,20 @@ impl Reports {
 #[cfg(all(test, not(getty_loom)))]
 mod tests {
     use getty_core::driver;
-    use metrics::set_default_local_recorder;
+    use getty_test::{Metrics, assert_layer_contract};
     use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
     use tower_test::mock;
 
     use super::*;
-    use crate::testing::{assert_transparent, metrics::Sums};
 
     #[tokio::test(start_paused = true)]
     async fn connection_is_counted_from_open_to_close() {
-        let sums = Sums::default();
-        let _guard = set_default_local_recorder(&sums);
+        let recorded = Metrics::new();
+        let _guard = recorded.record();
         let layer = MetricsLayer::new().with_label("listener", "test");
         let (mut service, mut handle) = mock::spawn_layer::<Connection<()>, (), _>(layer);
         assert_ready_ok!(service.poll_ready());
-        let get = |name: &str| sums.get(&format!("getty_{name}{{listener=test}}"));
+        let get = |name: &str| recorded.get(&format!("getty_{name}{{listener=test}}"));
         assert_eq!(
             get("connections_opened_total"),
             Some(0.0),
@@ -425,13 +424,13 @@ mod tests {
         assert_eq!(get("connections_open"), Some(0.0));
         assert_eq!(get("connection_lifetime_seconds"), Some(3.0));
         let closed = "getty_connections_closed_total{listener=test,reason=local}";
-        assert_eq!(sums.get(closed), Some(1.0));
+        assert_eq!(recorded.get(closed), Some(1.0));
     }
 
     #[test]
     fn refused_and_dropped_connections_are_counted() {
-        let sums = Sums::default();
-        let _guard = set_default_local_recorder(&sums);
+        let recorded = Metrics::new();
+        let _guard = recorded.record();
         let layer = MetricsLayer::new();
         let (mut service, mut handle) = mock::spawn_layer::<Connection<()>, (), _>(layer);
         for dropped in [false, true] {
@@ -451,9 +450,9 @@ mod tests {
                 );
             }
         }
-        let closed = sums.get("getty_connections_closed_total{reason=refused}");
+        let closed = recorded.get("getty_connections_closed_total{reason=refused}");
         assert_eq!(closed, Some(2.0));
-        assert_eq!(sums.get("getty_connections_open"), Some(0.0));
+        assert_eq!(recorded.get("getty_connections_open"), Some(0.0));
     }
 
     #[test]
@@ -472,8 +471,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn layer_is_transparent() {
-        assert_transparent(&MetricsLayer::new(), || Connection::new(()));
+    #[tokio::test(start_paused = true)]
+    async fn layer_follows_the_contract() {
+        assert_layer_contract(&MetricsLayer::new(), || Connection::new(())).await;
     }
 }

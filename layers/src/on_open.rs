@@ -262,13 +262,13 @@ mod tests {
     };
 
     use getty_core::{SessionIo, driver};
+    use getty_test::assert_layer_contract;
     use tokio::sync::Notify;
     use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
     use tower::service_fn;
     use tower_test::mock;
 
     use super::*;
-    use crate::testing::assert_readiness;
 
     type Framing = SessionIo<(), (), &'static str>;
 
@@ -370,10 +370,10 @@ mod tests {
         );
     }
 
-    #[test]
-    fn readiness_is_that_of_the_inner_service_and_not_shared_with_clones() {
+    #[tokio::test(start_paused = true)]
+    async fn layer_follows_the_contract() {
         let layer = OnOpenLayer::new(|_| ready(Ok::<_, Infallible>(())));
-        assert_readiness::<_, Connection<Framing>, (), _>(&layer, connection);
+        assert_layer_contract(&layer, connection).await;
     }
 
     #[test]

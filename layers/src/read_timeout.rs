@@ -123,14 +123,16 @@ fn check(handle: &ConnectionHandle, now: Instant, timeout: Duration) -> Option<I
 
 #[cfg(all(test, not(getty_loom)))]
 mod tests {
+    use getty_test::assert_layer_contract;
+
     use super::*;
-    use crate::testing::{assert_transparent, drive, framed};
+    use crate::testing::{drive, framed};
 
     const TEN: Duration = Duration::from_secs(10);
 
     #[tokio::test(start_paused = true)]
-    async fn layer_is_transparent() {
-        assert_transparent(&ReadTimeoutLayer::new(TEN), || Connection::new(()));
+    async fn layer_follows_the_contract() {
+        assert_layer_contract(&ReadTimeoutLayer::new(TEN), || Connection::new(())).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -229,9 +229,9 @@ impl Error for TooManySessions {}
 #[cfg(all(test, not(getty_loom)))]
 mod tests {
     use getty_core::{SessionIo, driver};
+    use getty_test::assert_layer_contract;
 
     use super::*;
-    use crate::testing::{assert_readiness, assert_transparent};
 
     type Framing = SessionIo<(), (), &'static str>;
 
@@ -241,11 +241,10 @@ mod tests {
         connection.map_transport(|()| SessionIo::new((), (), driver, 1))
     }
 
-    #[test]
-    fn layer_is_transparent() {
+    #[tokio::test(start_paused = true)]
+    async fn layer_follows_the_contract() {
         let layer = SessionLimitLayer::new(1_000, |_: &Session<&'static str>| "full");
-        assert_transparent(&layer, connection);
-        assert_readiness::<_, Connection<Framing>, (), _>(&layer, connection);
+        assert_layer_contract(&layer, connection).await;
         assert_eq!(layer.sessions(), 0);
     }
 

@@ -58,7 +58,11 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use getty_core::{Closed, Connection, ConnectionHandle, hooks::HandleExt};
+use getty_core::{
+    Closed, Connection, ConnectionHandle,
+    hooks::HandleExt,
+    internal::{catch, log},
+};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -218,11 +222,12 @@ where
             close: self.layer.close,
             logs_close: true,
         };
-        let inner = response.span.in_scope(|| {
-            at_level!(self.layer.open, event!("connection opened"));
-            self.inner.call(connection)
-        });
-        response.inner = Some(inner);
+        // Not `in_scope`: if the subscriber panics when it leaves the span, Rust drops no value
+        // that a block returns. Here the future is dropped with `response`.
+        let entered = response.span.enter();
+        at_level!(self.layer.open, event!("connection opened"));
+        response.inner = Some(self.inner.call(connection));
+        drop(entered);
         response
     }
 }
@@ -308,10 +313,11 @@ impl<F> ResponseFuture<F> {
     /// Drops the inner future and emits the close event when the connection is closed.
     fn close(self: Pin<&mut Self>, failure: Option<Failure>) {
         let mut this = self.project();
-        let entered = this.span.enter();
+        // A drop must not panic, so panics of the subscriber are caught.
+        let entered = catch(|| this.span.enter());
         this.inner.set(None);
-        drop(entered);
-        record_name(this.span, this.handle);
+        log(|| drop(entered));
+        log(|| record_name(this.span, this.handle));
         if !std::mem::take(this.logs_close) {
             return;
         }
@@ -369,12 +375,12 @@ mod tests {
     };
 
     use getty_core::{Address, Close, CloseReason, Endpoints, TransportKind};
+    use getty_test::{Log, assert_layer_contract};
     use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
     use tower::service_fn;
     use tower_test::mock;
 
     use super::*;
-    use crate::testing::{assert_transparent, log::record};
 
     /// Error that counts how often it is formatted.
     #[derive(Clone, Debug)]
@@ -411,7 +417,7 @@ mod tests {
             }
         }
 
-        let (recorder, _guard) = record(Some(Level::TRACE));
+        let log = Log::capture_at(Level::TRACE);
         let mut service = TraceLayer::new().layer(service_fn(|connection: Connection<u8>| {
             tracing::info!("service called");
             async move {
@@ -428,10 +434,11 @@ mod tests {
         tracing::info!("elsewhere");
         drop(response);
 
-        let spans = recorder.spans();
-        let [("connection", Level::INFO, fields)] = &spans[..] else {
+        let spans = log.spans();
+        let [span] = &spans[..] else {
             panic!("{spans:?}")
         };
+        assert_eq!((span.name, span.level), ("connection", Level::INFO));
         let expected = [
             ("connection", id.to_string()),
             ("local", "192.0.2.2:7000".to_owned()),
@@ -439,11 +446,14 @@ mod tests {
             ("peer", "192.0.2.1:5000".to_owned()),
             ("transport", "tcp".to_owned()),
         ];
-        assert_eq!(*fields, expected.into());
-        let events = recorder.events();
+        for (name, value) in &expected {
+            assert_eq!(span.field(name), value);
+        }
+        assert!(span.field_names().eq(expected.map(|(name, _)| name)));
+        let events = log.events();
         let seen: Vec<_> = events
             .iter()
-            .map(|event| (event.text(), event.spans.len()))
+            .map(|event| (event.message(), event.spans.len()))
             .collect();
         assert_eq!(
             seen,
@@ -460,7 +470,7 @@ mod tests {
 
     #[test]
     fn close_event_is_emitted_once_with_reason_statistics_and_lifetime() {
-        let (recorder, _guard) = record(Some(Level::DEBUG));
+        let log = Log::capture();
         let formatted = Arc::new(AtomicUsize::new(0));
         let (mut service, mut handle) =
             mock::spawn_layer::<Connection<u8>, (), _>(TraceLayer::new());
@@ -480,17 +490,16 @@ mod tests {
         assert!(response.is_woken());
         assert_ready_ok!(response.poll());
         drop(response);
-        let events = recorder.events();
+        let events = log.events();
         let [_, end] = &events[..] else {
             panic!("{events:?}")
         };
         assert_eq!(end.level, Level::DEBUG);
-        let field = |name| end.fields.get(name).map(String::as_str);
-        assert_eq!(field("message"), Some("connection closed"));
-        assert_eq!(field("reason"), Some("protocol"));
-        assert_eq!(field("code"), Some("1009"));
-        assert_eq!(field("error"), Some("counted"));
-        assert!(field("lifetime").is_some());
+        assert_eq!(end.message(), "connection closed");
+        assert_eq!(end.field("reason"), "protocol");
+        assert_eq!(end.field("code"), "1009");
+        assert_eq!(end.field("error"), "counted");
+        assert_ne!(end.field("lifetime"), "");
         for counter in [
             "bytes_in",
             "bytes_out",
@@ -499,7 +508,7 @@ mod tests {
             "skipped",
             "dropped",
         ] {
-            assert_eq!(field(counter), Some("0"), "{counter}");
+            assert_eq!(end.field(counter), "0", "{counter}");
         }
         assert_eq!(formatted.load(SeqCst), 1);
     }
@@ -507,7 +516,7 @@ mod tests {
     #[test]
     fn disabled_spans_and_events_are_not_formatted() {
         for most in [None, Some(Level::ERROR), Some(Level::INFO)] {
-            let (recorder, _guard) = record(most);
+            let log = most.map_or_else(Log::disabled, Log::capture_at);
             let formatted = Arc::new(AtomicUsize::new(0));
             let source = Counted(formatted.clone());
             let mut service =
@@ -519,11 +528,8 @@ mod tests {
                 }));
             assert_ready_ok!(task::spawn(service.call(connection())).poll());
             assert_eq!(formatted.load(SeqCst), 0);
-            assert_eq!(recorder.events(), []);
-            assert_eq!(
-                recorder.spans().len(),
-                usize::from(most == Some(Level::INFO))
-            );
+            assert_eq!(log.events(), []);
+            assert_eq!(log.spans().len(), usize::from(most == Some(Level::INFO)));
         }
     }
 
@@ -536,7 +542,7 @@ mod tests {
             Level::DEBUG,
             Level::TRACE,
         ] {
-            let (recorder, _guard) = record(Some(Level::TRACE));
+            let log = Log::capture_at(Level::TRACE);
             let layer = TraceLayer::new()
                 .with_span_level(level)
                 .with_open_level(level)
@@ -546,34 +552,30 @@ mod tests {
                 Ok::<_, Infallible>(())
             }));
             assert_ready_ok!(task::spawn(service.call(connection())).poll());
-            assert_eq!(recorder.spans()[0].1, level);
-            let levels: Vec<_> = recorder.events().iter().map(|event| event.level).collect();
+            assert_eq!(log.spans()[0].level, level);
+            let levels: Vec<_> = log.events().iter().map(|event| event.level).collect();
             assert_eq!(levels, [level; 2]);
         }
     }
 
     #[test]
     fn close_event_follows_a_close_by_another_task() {
-        let (recorder, _guard) = record(Some(Level::TRACE));
+        let log = Log::capture_at(Level::TRACE);
         let (mut service, mut handle) =
             mock::spawn_layer::<Connection<u8>, (), _>(TraceLayer::new());
         assert_ready_ok!(service.poll_ready());
         let response = task::spawn(service.call(connection()));
         let (connection, _inner) = assert_ready!(handle.poll_request()).unwrap();
         drop(response);
-        assert_eq!(
-            recorder.events().len(),
-            1,
-            "the connection is not closed yet"
-        );
+        assert_eq!(log.events().len(), 1, "the connection is not closed yet");
         drop(connection);
-        let events = recorder.events();
-        assert_eq!(events[1].text(), "connection closed");
+        let events = log.events();
+        assert_eq!(events[1].message(), "connection closed");
         assert_eq!(events[1].spans, ["connection"]);
     }
 
-    #[test]
-    fn layer_is_transparent() {
-        assert_transparent(&TraceLayer::new(), connection);
+    #[tokio::test(start_paused = true)]
+    async fn layer_follows_the_contract() {
+        assert_layer_contract(&TraceLayer::new(), connection).await;
     }
 }

@@ -93,15 +93,16 @@ impl<T> Configure<T> for WriteTimeoutLayer {
 
 #[cfg(all(test, not(getty_loom)))]
 mod tests {
+    use getty_test::assert_layer_contract;
     use tokio_test::task;
     use tower::{Service, service_fn};
 
     use super::*;
-    use crate::testing::{assert_transparent, drive, framed};
+    use crate::testing::{drive, framed};
 
-    #[test]
-    fn layer_is_transparent() {
-        assert_transparent(&WriteTimeoutLayer::disabled(), || Connection::new(()));
+    #[tokio::test(start_paused = true)]
+    async fn layer_follows_the_contract() {
+        assert_layer_contract(&WriteTimeoutLayer::disabled(), || Connection::new(())).await;
     }
 
     #[test]

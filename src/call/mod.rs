@@ -28,7 +28,7 @@
 //! #         Ok::<_, BoxError>(request.into_message().to_ascii_uppercase())
 //! #     });
 //! # tokio::spawn(async move { getty::serve(listener, server).await });
-//! // a server that responses each line in capitals
+//! // a server that responds to each line in capitals
 //! let client = Client::new(connector, (), |link| {
 //!     ServiceBuilder::new()
 //!         .layer(CodecLayer::new(Lines::new()))
@@ -77,9 +77,18 @@
 //! session](crate::layers::CorrelateLayer::with_close_at_deadline) by default. So do cancelled
 //! calls that use up the layer's limit while no response arrives. A [`Client`] then opens the
 //! next session. With responses by id, a session survives missed deadlines; a
-//! [`HeartbeatLayer`](crate::layers::HeartbeatLayer) closes it if the server is gone.
+//! [`HeartbeatLayer`](crate::layers::HeartbeatLayer) closes it if the server is gone. While calls
+//! are sent all the time no heartbeat is due, and an
+//! [`IdleTimeoutLayer`](crate::layers::IdleTimeoutLayer) closes it.
 //!
 //! # Under tower's middleware
+//!
+//! `timeout`, `load_shed` and `concurrency_limit` are always available. `buffer`, `retry` and
+//! `balance` need a dependency on tower with the features of these names:
+//!
+//! ```toml
+//! tower = { version = "0.5", features = ["balance", "buffer", "retry"] }
+//! ```
 //!
 //! - `timeout` applies to the call and not to the wait for readiness. Outside `buffer` it also
 //!   bounds the wait for a session.

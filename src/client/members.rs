@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use getty_core::{Close, CloseReason, Closed, ConnectionHandle, Session};
+use getty_core::{Close, CloseReason, Closed, ConnectionHandle, Session, internal::log};
 use tokio::{task::AbortHandle, time::Instant};
 
 use crate::connect::OwnedTask;
@@ -153,7 +153,7 @@ impl<Out: Send + 'static> Members<Out> {
         let closed = async move {
             // The session's record has its reason. This is an error of the task around the session.
             if let Err(error) = task.await {
-                tracing::debug!(%error, "the task of a session ended early");
+                log(|| tracing::debug!(%error, "the task of a session ended early"));
             }
             End::Closed(attempt, handle.closed().await)
         };

@@ -63,6 +63,9 @@
 //! - Layers detect a server that hangs: [`HeartbeatLayer`](crate::layers::HeartbeatLayer) and
 //!   [`IdleTimeoutLayer`](crate::layers::IdleTimeoutLayer) work on clients as on servers. The
 //!   client replaces a session that they close.
+//! - The third failed attempt in a row, while no session is open, is logged as a warning with
+//!   its cause. Others have the level `DEBUG`. [`Client::watch`] returns each change of the
+//!   [`State`].
 //! - [`Client::stop`] ends the client, and so does dropping its last clone. A dial or a pause
 //!   ends at once. Sessions are closed gracefully.
 

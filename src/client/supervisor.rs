@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use getty_core::{Panic, Session, hooks::Contained};
+use getty_core::{Panic, Session, hooks::Contained, internal::log};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout, timeout_at},
@@ -36,6 +36,10 @@ type Dialling<Out> = BoxFuture<'static, Result<(Session<Out>, OwnedTask), OpenEr
 /// Time after the drain deadline before sessions are aborted. Sessions end by themselves at the
 /// deadline and record the reason.
 const GRACE: Duration = Duration::from_millis(100);
+
+/// Number of the failed attempt in a row that is logged as a warning. A server that restarts often
+/// causes one or two.
+const WARNED_ATTEMPT: u32 = 3;
 
 pub(super) struct Supervisor<Out: Send + 'static> {
     settings: Settings<Out>,
@@ -110,7 +114,7 @@ impl<Out: Send + 'static> Supervisor<Out> {
                 Event::Step(Err(panic)) => Err(Failure::Panicked(panic)),
             };
             if let Err(why) = handled {
-                tracing::warn!(error = &why as &dyn std::error::Error, "client gave up");
+                log(|| tracing::warn!(error = &why as &dyn std::error::Error, "client gave up"));
                 break State::Failed(why);
             }
         };
@@ -209,7 +213,7 @@ impl<Out: Send + 'static> Supervisor<Out> {
 
     fn offer(&mut self) {
         if let Some(session) = self.members.offer() {
-            tracing::debug!(connection = %session, "client offers a session");
+            log(|| tracing::debug!(connection = %session, "client offers a session"));
             self.generation += 1;
             self.pool.offer(self.members.to_offer());
         }
@@ -244,11 +248,23 @@ impl<Out: Send + 'static> Supervisor<Out> {
 
     /// Decides whether the client continues after `ended`.
     fn apply_policy(&mut self, ended: Ended) -> Result<(), Failure> {
-        tracing::debug!(
-            error = &ended as &dyn std::error::Error,
-            failed_attempts = self.attempts.failed_attempts(),
-            "client lost a session or failed to open one"
-        );
+        let failed_attempts = self.attempts.failed_attempts();
+        let is_warned = failed_attempts == WARNED_ATTEMPT && !self.members.is_open();
+        log(|| {
+            if is_warned {
+                tracing::warn!(
+                    error = &ended as &dyn std::error::Error,
+                    failed_attempts,
+                    "client has no session and continues to try"
+                );
+            } else {
+                tracing::debug!(
+                    error = &ended as &dyn std::error::Error,
+                    failed_attempts,
+                    "client lost a session or failed to open one"
+                );
+            }
+        });
         if let Ended::Open(OpenError::NoLink) = ended {
             return Err(Failure::NoLink);
         }
@@ -257,7 +273,7 @@ impl<Out: Send + 'static> Supervisor<Out> {
         if decision == Decision::Stop {
             return Err(Failure::Stopped(Arc::new(ended)));
         }
-        let attempts = self.attempts.failed_attempts();
+        let attempts = failed_attempts;
         if attempts >= self.settings.max_attempts && !self.members.is_open() {
             return Err(Failure::Attempts {
                 attempts,
@@ -313,7 +329,7 @@ impl<Out: Send + 'static> Supervisor<Out> {
     fn drop_attempt(&mut self) {
         let attempt = self.attempt.take();
         if let Err(panic) = Panic::catch(|| drop(attempt)) {
-            tracing::error!(%panic, "an attempt of a client panicked while it was dropped");
+            log(|| tracing::error!(%panic, "an attempt of a client panicked while it was dropped"));
         }
     }
 }

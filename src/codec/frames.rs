@@ -13,20 +13,25 @@
 //! Pass it to `CodecLayer` in a stack. Scope: session. It keeps no state between reads.
 //!
 //! ```
-//! use getty::codec::{BytesMut, Decoder, Encoder, Frame, Frames, LengthDelimited};
+//! use getty::codec::{BytesMut, Decoder, FieldWidth, Frames, LengthDelimited};
 //!
 //! # fn main() -> Result<(), getty::codec::LengthDelimitedError> {
-//! let mut codec = Frames::new(LengthDelimited::new().max_frame_length(1024));
+//! let mut codec = Frames::new().max_frame_length(1024);
 //! let mut buffer = BytesMut::new();
-//! codec.encode(Frame::from("hello"), &mut buffer)?;
-//! codec.encode(Frame::from("world"), &mut buffer)?;
-//! assert_eq!(buffer, b"\0\0\0\x05hello\0\0\0\x05world"[..]);
+//! codec.encode(vec![1, 2, 3].into(), &mut buffer)?;
+//! codec.encode("hello".into(), &mut buffer)?;
+//! assert_eq!(buffer, b"\0\0\0\x03\x01\x02\x03\0\0\0\x05hello"[..]);
 //!
-//! let hello = codec.decode(&mut buffer)?.unwrap();
-//! assert_eq!(hello[..], b"hello"[..]);
+//! let numbers = codec.decode(&mut buffer)?.unwrap();
+//! assert_eq!(numbers[..], [1, 2, 3]);
 //! // A frame may be kept, and may be sent to other threads.
-//! let world = codec.decode(&mut buffer)?.unwrap();
-//! std::thread::spawn(move || assert_eq!(world.into_bytes(), "world")).join().unwrap();
+//! let hello = codec.decode(&mut buffer)?.unwrap();
+//! std::thread::spawn(move || assert_eq!(hello.into_bytes(), "hello")).join().unwrap();
+//!
+//! // Another header: a length of two bytes.
+//! let header = LengthDelimited::new().length_field_length(FieldWidth::U16);
+//! Frames::with_header(header).encode("hi".into(), &mut buffer)?;
+//! assert_eq!(buffer, b"\0\x02hi"[..]);
 //! # Ok(())
 //! # }
 //! ```
@@ -288,15 +293,55 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// Creates a new codec with the header and the maximum of `length`.
+    /// Creates a new codec with the defaults of [`LengthDelimited`]: a header of four bytes,
+    /// big-endian, and a maximum of 64 KiB.
     #[must_use]
-    pub const fn new(length: LengthDelimited) -> Self {
+    pub const fn new() -> Self {
+        Self::with_header(LengthDelimited::new())
+    }
+
+    /// Creates a new codec with the header and the maximum of `header`.
+    ///
+    /// ```
+    /// use getty::codec::{Frames, LengthDelimited};
+    ///
+    /// const CODEC: Frames = Frames::with_header(LengthDelimited::new().little_endian());
+    /// # let _ = CODEC;
+    /// ```
+    #[must_use]
+    pub const fn with_header(header: LengthDelimited) -> Self {
         Self {
-            length,
+            length: header,
             at: 0,
             block: None,
             spare: None,
         }
+    }
+
+    /// Sets the maximum length of a payload in bytes, as
+    /// [`LengthDelimited::max_frame_length`] does. The default is 64 KiB.
+    #[must_use]
+    pub const fn max_frame_length(mut self, bytes: usize) -> Self {
+        self.length = self.length.max_frame_length(bytes);
+        self
+    }
+
+    /// Appends a frame to `dst` and takes it back, as [`reuse`](Self::reuse) does.
+    ///
+    /// The argument has one type, so `codec.encode(vec.into(), dst)` compiles. The codec
+    /// implements [`Encoder`] for [`Bytes`] and `&[u8]` as well, without the small allocation
+    /// that their conversion into a frame needs. `Encoder::encode(&mut codec, bytes, dst)` calls
+    /// these.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the payload exceeds the maximum or its length does not fit the header. `dst` is
+    /// then unchanged.
+    #[inline(always)]
+    pub fn encode(&mut self, frame: Frame, dst: &mut BytesMut) -> Result<(), LengthDelimitedError> {
+        self.length.put(&frame, dst)?;
+        self.reuse(frame);
+        Ok(())
     }
 
     /// Takes back a frame that is no longer needed so that the next frame can reuse its reference.
@@ -440,9 +485,7 @@ impl Encoder<Frame> for Frames {
 
     #[inline(always)]
     fn encode(&mut self, frame: Frame, dst: &mut BytesMut) -> Result<(), LengthDelimitedError> {
-        self.length.put(&frame, dst)?;
-        self.reuse(frame);
-        Ok(())
+        Self::encode(self, frame, dst)
     }
 }
 

@@ -41,7 +41,6 @@ pub(super) fn cannot_listen(address: impl fmt::Display, source: io::Error) -> io
 }
 
 /// Error of a failed bind, with the address.
-#[derive(Debug)]
 struct BindError {
     address: String,
     source: io::Error,
@@ -50,6 +49,13 @@ struct BindError {
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot listen on {}", self.address)
+    }
+}
+
+/// A sentence, because programs that return the error from `main` print this.
+impl fmt::Debug for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}: {}\"", self.source)
     }
 }
 
@@ -70,7 +76,11 @@ mod tests {
         let error = cannot_listen("[::1]:7000", cause);
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert_eq!(error.to_string(), "cannot listen on [::1]:7000");
-        assert_eq!(error.source().map(ToString::to_string), Some(text));
+        assert_eq!(error.source().map(ToString::to_string), Some(text.clone()));
+        assert_eq!(
+            format!("{error:?}"),
+            format!("Custom {{ kind: AddrInUse, error: \"cannot listen on [::1]:7000: {text}\" }}")
+        );
     }
 
     #[tokio::test]

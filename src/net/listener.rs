@@ -13,7 +13,8 @@ use getty_core::{Address, Connection};
 /// settings that a server needs.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a listener",
-    label = "pass a `TcpListener`, a `UnixListener`, or another type that implements `getty::net::Listener`"
+    label = "pass a `TcpListener`, `UdpListener` or `UnixListener`, or another type that implements `getty::net::Listener`",
+    note = "a socket that is bound already is converted, such as with `getty::net::UdpListener::try_from(socket)?`"
 )]
 pub trait Listener: Send + 'static {
     /// Transport of the accepted connections.

@@ -13,6 +13,7 @@
 //! | Unix stream | `UnixListener`, tokio's | `UnixConnector` | a path |
 //! | UDP | [`UdpListener`], [`UdpEndpoint`] | [`UdpConnector`] | as for TCP |
 //! | within the process | [`MemoryListener`] | [`MemoryConnector`] | `()`: its own listener |
+//! | any other | [`listener_fn`] | [`service_fn`](crate::service_fn) | any |
 //!
 //! ```
 //! use getty::net::{Listener, TcpConnector, TcpListener};
@@ -29,10 +30,40 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Sockets that are bound already
+//!
+//! A listener of the standard library, such as one that was inherited from a service manager,
+//! is converted with `try_from`:
+//!
+//! | socket | listener |
+//! |---|---|
+//! | `std::net::TcpListener` | `TcpListener::try_from` |
+//! | `std::os::unix::net::UnixListener` | `UnixListener::try_from` |
+//! | `std::net::UdpSocket` | `UdpListener::try_from`, [`UdpListenerBuilder::listen_on`] |
+//! | the same | `UdpEndpoint::try_from`, for one session for all peers |
+//!
+//! ```
+//! use getty::{BoxError, CodecLayer, NoReply, ServiceBuilder, SessionLayer, codec::Text, handle};
+//! use getty::net::UdpListener;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+//! let app = ServiceBuilder::new()
+//!     .layer(CodecLayer::new(Text::new()))
+//!     .layer(SessionLayer::new())
+//!     .service(handle(|_: String| NoReply));
+//! let server = getty::serve(UdpListener::try_from(socket)?, app);
+//! # let _ = server;
+//! # Ok(())
+//! # }
+//! ```
 
 mod bind;
 mod connect;
 mod listener;
+mod listener_fn;
 mod memory;
 pub mod proxy;
 mod socket_options;
@@ -46,6 +77,7 @@ pub use self::unix::{UnixConnector, UnixListener};
 pub use self::{
     connect::{ConnectError, Connecting},
     listener::Listener,
+    listener_fn::{ListenerFn, listener_fn},
     memory::{MemoryConnector, MemoryListener, memory},
     tcp::{Keepalive, TcpConnector, TcpListener, TcpListenerBuilder},
     udp::{

@@ -11,6 +11,7 @@ use std::{
 use getty_core::{
     Close, CloseReason, Connection, Panic,
     hooks::{Contained, defer_refusal, end_refusal},
+    internal::log,
 };
 use tokio::time::{Sleep, sleep};
 use tower::BoxError;
@@ -55,11 +56,13 @@ impl<L: Listener, S> Acceptor<L, S> {
 
     fn accept_failed(&mut self, error: &io::Error) {
         if is_of_one_connection(error) {
-            tracing::debug!(%error, "connection lost before it was accepted");
+            log(|| tracing::debug!(%error, "connection lost before it was accepted"));
             return;
         }
         // (design.md: Why do accept errors never end `serve`?)
-        tracing::warn!(%error, pause = ?self.next_pause, "accept failed, retrying after a pause");
+        log(|| {
+            tracing::warn!(%error, pause = ?self.next_pause, "accept failed, retrying after a pause");
+        });
         self.pause = Some(Box::pin(sleep(self.next_pause)));
         self.next_pause = (self.next_pause * 2).min(LONGEST_PAUSE);
     }
@@ -112,7 +115,9 @@ where
             match Panic::catch(|| self.stack.call(connection)) {
                 Ok(future) => connections.spawn(handle, future),
                 Err(panic) => {
-                    tracing::error!(connection = %handle, %panic, "the stack panicked in `call`");
+                    log(
+                        || tracing::error!(connection = %handle, %panic, "the stack panicked in `call`"),
+                    );
                     handle.close_with(Close::new(CloseReason::Panicked).with_source(panic));
                     end_refusal(&handle, None);
                 }

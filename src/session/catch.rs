@@ -5,7 +5,7 @@
 //! destructor still runs (design.md: Why is each value of the application dropped inside a
 //! separate catch?).
 
-use getty_core::Panic;
+use getty_core::{Panic, internal::log};
 
 /// Drops a value of the application. A panic in its destructor is logged.
 pub(super) fn drop_catching_panics<T>(value: T) {
@@ -15,6 +15,6 @@ pub(super) fn drop_catching_panics<T>(value: T) {
 /// Calls `drop`, which runs a destructor of the application. A panic is logged.
 pub(super) fn catch_panics(drop: impl FnOnce()) {
     if let Err(panic) = Panic::catch(drop) {
-        tracing::error!(%panic, "a destructor panicked at the end of a session");
+        log(|| tracing::error!(%panic, "a destructor panicked at the end of a session"));
     }
 }

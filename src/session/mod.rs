@@ -227,10 +227,10 @@ impl<K> SessionLayer<K> {
     ///
     /// Messages that are pushed do not count: a session handles its peer's messages even while many
     /// pushes wait. The limit is never lower than `low + 2 * high + 4 * message`, with the
-    /// [watermarks](Self::with_watermarks) and the largest message of the session up to now. Below
-    /// that, two sessions whose handlers answer each other's pushes could both wait for the other
-    /// to read. If such a session pushes much, set the same watermarks on both ends. Scope:
-    /// session.
+    /// [watermarks](Self::with_watermarks) and the largest message up to now that was pushed, or
+    /// that was encoded while the peer did not take all that waits. Below that, two sessions whose
+    /// handlers answer each other's pushes could both wait for the other to read. If such a session
+    /// pushes much, set the same watermarks on both ends. Scope: session.
     ///
     /// If a session has pushed and its peer takes nothing while handling is stopped, the limit
     /// grows: by 64 KiB after 100 ms, and by twice as much after each further 100 ms, up to 4 MiB.

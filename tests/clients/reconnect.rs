@@ -20,6 +20,9 @@ use tokio::{
     time::Instant,
 };
 
+use tracing::Level;
+
+use crate::shared::log::Log;
 use crate::support::{
     Host, echo, forwarding_client, idle, ignoring_client, ms, soon, tasks, without_jitter,
 };
@@ -176,6 +179,38 @@ async fn number_of_consecutive_attempts_can_be_limited() {
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(host.dials(), 4, "no dial exceeds the limit");
     assert_eq!(tasks().await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn third_failed_attempt_of_an_outage_is_a_warning_with_its_cause() {
+    let (log, _guard) = Log::record();
+    let warnings = || {
+        let lines = log.lines();
+        let warned = lines.into_iter().filter(|line| line.level == Level::WARN);
+        warned.collect::<Vec<_>>()
+    };
+    let host = Host::default();
+    let client = without_jitter().connect(host.connector(), (), ignoring_client);
+    for outage in 1..=2 {
+        let before = host.dials();
+        while host.dials() < before + 8 {
+            tokio::time::sleep(ms(100)).await;
+        }
+        let warnings = warnings();
+        assert_eq!(warnings.len(), outage);
+        let last = &warnings[outage - 1];
+        assert_eq!(last.text(), "client has no session and continues to try");
+        assert_eq!(last.field("failed_attempts"), "3");
+        assert!(
+            last.field("error").contains("connecting failed"),
+            "{last:?}"
+        );
+        let server = host.serve(echo());
+        let session = soon(client.session()).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        drop(server);
+        soon(session.closed()).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,8 +5,9 @@ use getty::{
     BoxError, Close, CodecLayer, MemoryBudget, Offered, Request, SendError, ServiceBuilder,
     SessionLayer, SlowConsumer, service_fn,
 };
+use getty_test::stream;
 
-use crate::support::{connector, echo, idle, lines, open, soon, stream};
+use crate::support::{connector, echo, idle, lines, open, soon};
 
 const KIB: usize = 1024;
 
@@ -17,7 +18,7 @@ fn layer(budget: &MemoryBudget) -> SessionLayer {
 #[tokio::test(start_paused = true)]
 async fn used_up_budget_returns_messages_until_a_peer_reads() {
     let budget = MemoryBudget::new(128 * KIB);
-    let (transport, slow) = stream::pair();
+    let (transport, slow) = stream();
     let roomy = layer(&budget).with_watermarks(KIB * KIB, KIB * KIB);
     let (session, _task) = open(transport, lines(), roomy, service_fn(echo)).await;
     slow.stall();
@@ -33,7 +34,7 @@ async fn used_up_budget_returns_messages_until_a_peer_reads() {
     }
 
     // The others must go on as long as they hold little.
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (other, _other) = open(transport, lines(), layer(&budget), service_fn(echo)).await;
     for _ in 0..100 {
         other.send("little".to_owned()).await.unwrap();
@@ -55,7 +56,7 @@ async fn used_up_budget_returns_messages_until_a_peer_reads() {
 #[tokio::test(start_paused = true)]
 async fn queued_messages_have_the_weight_of_the_codec_layer() {
     let budget = MemoryBudget::new(64 * KIB);
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let codec = CodecLayer::new(lines()).with_weight(String::capacity);
     let (session, task) = getty::connect(connector(), transport, |link| {
         ServiceBuilder::new()
@@ -98,7 +99,7 @@ async fn queued_messages_have_the_weight_of_the_codec_layer() {
 #[tokio::test(start_paused = true)]
 async fn drop_oldest_makes_room_in_the_budget() {
     let budget = MemoryBudget::new(64 * KIB);
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, _task) = open(transport, lines(), layer(&budget), service_fn(echo)).await;
     peer.stall();
     session.try_send("x".repeat(8 * KIB - 1)).unwrap();
@@ -122,7 +123,7 @@ async fn drop_oldest_makes_room_in_the_budget() {
 #[tokio::test(start_paused = true)]
 async fn replies_stop_decoding_while_the_budget_is_used_up() {
     let budget = MemoryBudget::new(64 * KIB);
-    let (transport, hog) = stream::pair();
+    let (transport, hog) = stream();
     let (full, full_task) = open(transport, lines(), layer(&budget), service_fn(echo)).await;
     hog.stall();
     let stuck = tokio::spawn({
@@ -135,7 +136,7 @@ async fn replies_stop_decoding_while_the_budget_is_used_up() {
     let handler = service_fn(|request: Request<String>| async move {
         Ok::<_, BoxError>(Some(request.message().repeat(100)))
     });
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, _task) = open(transport, lines(), layer(&budget), handler).await;
     // A peer that reads must get its replies one after another.
     peer.send("ab\n".repeat(50));

@@ -3,12 +3,13 @@
 use bytes::{BufMut, BytesMut};
 use getty::{
     BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, SessionLayer,
-    codec::{Frame, Frames, LengthDelimited},
+    codec::{Frame, Frames},
 };
+use getty_test::stream;
 use proptest::{collection::vec, prelude::*};
 use tokio::{runtime, task::yield_now};
 
-use crate::support::{connector, idle, soon, stream};
+use crate::support::{connector, idle, soon};
 
 /// Input of a session, its pieces, and the speed at which the peer takes replies.
 #[derive(Clone, Debug)]
@@ -55,8 +56,8 @@ const LONGEST: usize = 200_000;
 
 /// Returns the input and the replies.
 async fn echo_of(much: Much) -> (Vec<u8>, Vec<u8>) {
-    let (transport, peer) = stream::pair();
-    let codec = Frames::new(LengthDelimited::new().max_frame_length(LONGEST));
+    let (transport, peer) = stream();
+    let codec = Frames::new().max_frame_length(LONGEST);
     let (_session, task) = getty::connect(connector(), transport, |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(codec).with_max_frame(much.bound))

@@ -11,8 +11,9 @@ use getty::{
     BoxError, CallbackAdded, CloseReason, Closed, Request, SendError, Session, SessionLayer,
     service_fn,
 };
+use getty_test::stream;
 
-use crate::support::{echo, idle, lines, open, soon, stream};
+use crate::support::{echo, idle, lines, open, soon};
 
 type Log = Arc<Mutex<Vec<String>>>;
 
@@ -24,7 +25,7 @@ fn note(log: &Log, what: &str) -> impl FnOnce(&Closed) + Send + 'static {
 
 #[tokio::test(start_paused = true)]
 async fn callbacks_run_in_the_order_added_and_a_replacement_keeps_its_position() {
-    let (transport, _peer) = stream::pair();
+    let (transport, _peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     let log = Log::default();
     let added = [
@@ -50,7 +51,7 @@ async fn callbacks_run_in_the_order_added_and_a_replacement_keeps_its_position()
 
 #[tokio::test(start_paused = true)]
 async fn callbacks_run_after_the_transport_is_dropped_and_senders_are_notified() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
     session.insert("attribute");
@@ -91,7 +92,7 @@ async fn callbacks_run_after_the_transport_is_dropped_and_senders_are_notified()
 
 #[tokio::test(start_paused = true)]
 async fn closed_resolves_after_the_callbacks() {
-    let (transport, _peer) = stream::pair();
+    let (transport, _peer) = stream();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     let log = Log::default();
     session.add_close_callback("test", 0, note(&log, "callback"));
@@ -111,7 +112,7 @@ async fn closed_resolves_after_the_callbacks() {
 
 #[tokio::test(start_paused = true)]
 async fn next_callback_runs_after_a_callback_panics() {
-    let (transport, _peer) = stream::pair();
+    let (transport, _peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     let log = Log::default();
     session.add_close_callback("test", 0, note(&log, "before"));
@@ -125,7 +126,7 @@ async fn next_callback_runs_after_a_callback_panics() {
 
 #[tokio::test(start_paused = true)]
 async fn callback_may_add_and_remove_callbacks() {
-    let (transport, _peer) = stream::pair();
+    let (transport, _peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     let log = Log::default();
     session.add_close_callback("test", 0, {
@@ -145,7 +146,7 @@ async fn callback_may_add_and_remove_callbacks() {
 
 #[tokio::test(start_paused = true)]
 async fn callback_that_is_added_after_the_close_runs_at_once() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.finish();
     let _ = soon(task).await;
@@ -170,7 +171,7 @@ fn count(session: &Session<String>) -> Arc<Mutex<Vec<CloseReason>>> {
 
 #[tokio::test(start_paused = true)]
 async fn callbacks_run_once_when_the_task_is_aborted() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let stuck = service_fn(|_: Request<String>| async {
         std::future::pending::<()>().await;
         Ok::<Option<String>, BoxError>(None)
@@ -190,7 +191,7 @@ async fn callbacks_run_once_when_the_task_is_aborted() {
 
 #[tokio::test(start_paused = true)]
 async fn callbacks_run_once_after_a_close_and_an_abort_of_its_drain() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     let reasons = count(&session);
     peer.stall();
@@ -213,7 +214,7 @@ fn callbacks_run_once_when_the_runtime_is_dropped_with_sessions_open() {
         let sessions = runtime.block_on(async {
             let mut sessions = Vec::new();
             for _ in 0..10 {
-                let (transport, peer) = stream::pair();
+                let (transport, peer) = stream();
                 let layer = SessionLayer::new();
                 let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
                 let reasons = count(&session);
@@ -231,7 +232,7 @@ fn callbacks_run_once_when_the_runtime_is_dropped_with_sessions_open() {
 
 #[tokio::test(start_paused = true)]
 async fn session_may_be_stored_in_its_own_attributes_and_callbacks() {
-    let (transport, _peer) = stream::pair();
+    let (transport, _peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     let witness = Arc::new(());
     let kept = Arc::downgrade(&witness);

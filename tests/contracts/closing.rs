@@ -14,9 +14,10 @@ use getty::{
     BoxError, Close, CloseReason, ConnectionHandle, DrainDeadlineExceeded, Request, SessionLayer,
     service_fn,
 };
+use getty_test::stream;
 use tokio::time::Instant;
 
-use crate::support::{Answer, echo, idle, lines, open, soon, stream};
+use crate::support::{Answer, echo, idle, lines, open, soon};
 
 /// Sleeps for the seconds in the message.
 async fn sleep(request: Request<String>) -> Answer {
@@ -27,7 +28,7 @@ async fn sleep(request: Request<String>) -> Answer {
 
 #[tokio::test(start_paused = true)]
 async fn close_lets_handlers_finish_and_flushes_accepted_messages() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_in_flight(2);
     let (session, task) = open(transport, lines(), layer, service_fn(sleep)).await;
     peer.send("3\n4\n1\n");
@@ -54,7 +55,7 @@ async fn close_lets_handlers_finish_and_flushes_accepted_messages() {
 
 #[tokio::test(start_paused = true)]
 async fn second_close_changes_nothing_and_the_first_reason_is_kept() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     session.close_with(CloseReason::LifetimeExpired);
     session.close();
@@ -70,7 +71,7 @@ async fn second_close_changes_nothing_and_the_first_reason_is_kept() {
 }
 
 async fn cut_after(layer: SessionLayer, close: impl FnOnce(&ConnectionHandle)) -> Duration {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = open(transport, lines(), layer, service_fn(sleep)).await;
     peer.send("100000\n");
     idle().await;
@@ -105,7 +106,7 @@ async fn drain_deadline_cuts_off_a_handler() {
 
 #[tokio::test(start_paused = true)]
 async fn drain_deadline_cuts_off_output_of_a_stalled_peer() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
     session.feed("lost".to_owned()).await.unwrap();
@@ -118,9 +119,9 @@ async fn drain_deadline_cuts_off_output_of_a_stalled_peer() {
 
 #[tokio::test(start_paused = true)]
 async fn transport_that_does_not_close_is_dropped_at_the_drain_deadline() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
-    peer.hold_shutdown();
+    peer.hold_close();
     session.close();
     assert_eq!(soon(task).await.unwrap().lifetime.as_secs(), 5);
     assert!(peer.is_gone());
@@ -128,7 +129,7 @@ async fn transport_that_does_not_close_is_dropped_at_the_drain_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn input_during_the_close_is_read_so_that_the_connection_is_not_reset() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     session.close();
     peer.send("not answered\n");
@@ -141,7 +142,7 @@ async fn input_during_the_close_is_read_so_that_the_connection_is_not_reset() {
 async fn sending_peer_is_read_until_its_end_or_the_deadline() {
     let much = "x".repeat(100_000);
     for finishes in [true, false] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         peer.stay_open();
         let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
         session.close();
@@ -167,7 +168,7 @@ async fn sending_peer_is_read_until_its_end_or_the_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn peer_that_never_stops_sending_is_dropped_after_a_bound() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     session.close();
     peer.send("x".repeat(100_000_000));
@@ -179,7 +180,7 @@ async fn peer_that_never_stops_sending_is_dropped_after_a_bound() {
 #[tokio::test(start_paused = true)]
 async fn replies_are_sent_after_the_peer_has_finished() {
     for n in [1, 4] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let layer = SessionLayer::new().with_in_flight(n);
         let (session, task) = open(transport, lines(), layer, service_fn(sleep)).await;
         peer.send("20\n10\n");
@@ -197,7 +198,7 @@ async fn replies_are_sent_after_the_peer_has_finished() {
 
 #[tokio::test(start_paused = true)]
 async fn handler_sees_that_its_peer_has_finished() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let handler = service_fn(|request: Request<String>| async move {
         request.session().peer_finished().await;
         Ok::<_, BoxError>(Some(format!("closing: {}", request.session().is_closing())))
@@ -213,7 +214,7 @@ async fn handler_sees_that_its_peer_has_finished() {
 
 #[tokio::test(start_paused = true)]
 async fn handler_sees_that_its_session_is_closing() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let handler = service_fn(|request: Request<String>| async move {
         request.session().closing().await;
         Ok::<_, BoxError>(Some("done".to_owned()))
@@ -243,7 +244,7 @@ impl std::error::Error for Refused {}
 
 #[tokio::test(start_paused = true)]
 async fn error_of_a_handler_closes_its_session_and_is_the_source() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let handler = service_fn(|request: Request<String>| async move {
         match request.message().as_str() {
             "bad" => Err(Refused(7)),
@@ -261,7 +262,7 @@ async fn error_of_a_handler_closes_its_session_and_is_the_source() {
 
 #[tokio::test(start_paused = true)]
 async fn error_of_a_handler_lets_others_in_flight_finish() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_in_flight(3).unordered();
     let (_session, task) = open(transport, lines(), layer, service_fn(sleep)).await;
     peer.send("2\n3\nnot a number\n4\n");
@@ -272,7 +273,7 @@ async fn error_of_a_handler_lets_others_in_flight_finish() {
 
 #[tokio::test(start_paused = true)]
 async fn handlers_have_the_drain_deadline_after_the_transport_fails() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (_session, task) = open(transport, lines(), SessionLayer::new(), service_fn(sleep)).await;
     peer.send("100\n");
     idle().await;
@@ -289,7 +290,7 @@ async fn handlers_have_the_drain_deadline_after_the_transport_fails() {
 
 #[tokio::test(start_paused = true)]
 async fn transport_error_during_the_close_is_the_source() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
     session.feed("lost".to_owned()).await.unwrap();
@@ -303,7 +304,7 @@ async fn transport_error_during_the_close_is_the_source() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_called_after_a_close() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&calls);
     let handler = service_fn(move |request: Request<String>| {
@@ -327,7 +328,7 @@ async fn write_timeout_ends_a_peer_that_takes_nothing() {
             7,
         ),
     ] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
         peer.stall();
         let sent = tokio::spawn({
@@ -343,7 +344,7 @@ async fn write_timeout_ends_a_peer_that_takes_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn every_byte_that_a_slow_peer_takes_restarts_the_write_timeout() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
     session.feed("123456789".to_owned()).await.unwrap();
@@ -359,7 +360,7 @@ async fn every_byte_that_a_slow_peer_takes_restarts_the_write_timeout() {
 
 #[tokio::test(start_paused = true)]
 async fn write_timeout_runs_only_while_bytes_wait() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     for _ in 0..3 {
         peer.stall();
@@ -374,7 +375,7 @@ async fn write_timeout_runs_only_while_bytes_wait() {
 
 #[tokio::test(start_paused = true)]
 async fn session_without_a_write_timeout_waits_for_a_stalled_peer() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_write_timeout(None);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
@@ -386,7 +387,7 @@ async fn session_without_a_write_timeout_waits_for_a_stalled_peer() {
 
 #[tokio::test(start_paused = true)]
 async fn pending_flush_counts_as_stalled() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.hold_flush();
     session.feed("held back".to_owned()).await.unwrap();
@@ -395,7 +396,7 @@ async fn pending_flush_counts_as_stalled() {
 
 #[tokio::test(start_paused = true)]
 async fn timestamps_and_statistics_follow_the_traffic() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     let marks = || {
         [
@@ -448,7 +449,7 @@ async fn handlers_in_flight_are_dropped_before_the_session_is_closed() {
         }
     }
 
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let log: Arc<Mutex<Vec<_>>> = Arc::default();
     let logged = Arc::clone(&log);
     let handler = service_fn(move |_: Request<String>| {

@@ -9,13 +9,14 @@ use bytes::{Bytes, BytesMut};
 use getty::{
     BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, SessionLayer, codec, service_fn,
 };
+use getty_test::stream;
 use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec, LinesCodec, LinesCodecError};
 
-use crate::support::{connector, echo, idle, lines, open, soon, stream};
+use crate::support::{connector, echo, idle, lines, open, soon};
 
 #[tokio::test(start_paused = true)]
 async fn frames_that_arrive_byte_by_byte_are_whole_messages() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (_session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
 
     peer.send_in_pieces("one\ntwo\n", 1);
@@ -27,7 +28,7 @@ async fn stream_decodes_the_same_for_any_split() {
     let text = "a\nbcd\n\nef\r\ng\n";
     for first in 0..text.len() {
         for second in first..text.len() {
-            let (transport, peer) = stream::pair();
+            let (transport, peer) = stream();
             let (_session, _task) =
                 open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
             for piece in [&text[..first], &text[first..second], &text[second..]] {
@@ -43,7 +44,7 @@ async fn stream_decodes_the_same_for_any_split() {
 
 #[tokio::test(start_paused = true)]
 async fn many_frames_in_one_read_are_answered_in_one_write() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (_session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
 
     let numbers: Vec<_> = (0..1000).map(|n| n.to_string()).collect();
@@ -54,7 +55,7 @@ async fn many_frames_in_one_read_are_answered_in_one_write() {
 
 #[tokio::test(start_paused = true)]
 async fn frame_over_the_codecs_maximum_closes_as_decode() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let codec = LinesCodec::new_with_max_length(4);
     let (_session, task) = open(transport, codec, SessionLayer::new(), service_fn(echo)).await;
 
@@ -72,7 +73,7 @@ async fn frame_over_the_codecs_maximum_closes_as_decode() {
 
 #[tokio::test(start_paused = true)]
 async fn length_over_the_codecs_maximum_closes_before_the_body_arrives() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (_session, task) = open(
         transport,
         lengths(16),
@@ -120,7 +121,7 @@ async fn decoder_that_never_returns_a_message_is_limited_and_closes_as_decode() 
         (4096, 2 * 64 * 1024),
         (1024 * 1024, 2 * 1024 * 1024),
     ] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let codec = Insatiable { reserves };
         let (_session, task) = open(transport, codec, SessionLayer::new(), service_fn(echo)).await;
 
@@ -141,7 +142,7 @@ async fn decoder_that_never_returns_a_message_is_limited_and_closes_as_decode() 
 
 #[tokio::test(start_paused = true)]
 async fn limit_of_undecoded_bytes_can_be_set() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (_session, task) = getty::connect(connector(), transport, |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(LinesCodec::new()).with_max_frame(1000))
@@ -192,12 +193,12 @@ async fn frames_with_reserved_room_may_exceed_the_limit() {
         2 * 1024 * 1024,
         1,
     ];
-    let stream: Vec<u8> = (b'a'..)
+    let frames: Vec<u8> = (b'a'..)
         .zip(sizes)
         .flat_map(|(byte, len)| frame(byte, len))
         .collect();
     for piece in [1000, 10_007, 64 * 1024, 10 * 1024 * 1024] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let (_session, _task) = open(
             transport,
             lengths(2 * 1024 * 1024),
@@ -205,9 +206,9 @@ async fn frames_with_reserved_room_may_exceed_the_limit() {
             service_fn(same),
         )
         .await;
-        peer.send_in_pieces(&stream, piece);
+        peer.send_in_pieces(&frames, piece);
         assert!(
-            soon(peer.bytes(stream.len())).await == stream,
+            soon(peer.bytes(frames.len())).await == frames,
             "in pieces of {piece}"
         );
     }
@@ -215,7 +216,7 @@ async fn frames_with_reserved_room_may_exceed_the_limit() {
 
 #[tokio::test(start_paused = true)]
 async fn large_frame_may_arrive_slowly() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let codec = lengths(2 * 1024 * 1024);
     let (_session, _task) = open(transport, codec, SessionLayer::new(), service_fn(same)).await;
     let large = frame(b'a', 300 * 1024);
@@ -233,7 +234,7 @@ async fn large_frame_may_arrive_slowly() {
 /// A partial frame above the limit must not stop the session from reading.
 #[tokio::test(start_paused = true)]
 async fn partial_frame_above_a_low_limit_is_still_read_from_a_slow_peer() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let codec = codec::LengthDelimited::new().max_frame_length(1024 * 1024);
     let (_session, _task) = getty::connect(connector(), transport, |link| {
         ServiceBuilder::new()
@@ -265,7 +266,7 @@ async fn partial_frame_above_a_low_limit_is_still_read_from_a_slow_peer() {
 async fn frame_as_long_as_the_limit_is_refused_from_a_slow_peer() {
     const BOUND: usize = 64 * 1024;
     const LARGE: usize = 260 * 1024;
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let codec = LinesCodec::new_with_max_length(1024 * 1024);
     let (_session, task) = open(transport, codec, SessionLayer::new(), service_fn(echo)).await;
     let lines = |bytes: usize| format!("{}\n", "x".repeat(1023)).repeat(bytes / 1024);
@@ -281,7 +282,7 @@ async fn frame_as_long_as_the_limit_is_refused_from_a_slow_peer() {
 
 #[tokio::test(start_paused = true)]
 async fn later_messages_do_not_change_kept_messages() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let kept: Arc<Mutex<Vec<Bytes>>> = Arc::default();
     let keeps = Arc::clone(&kept);
     let handler = service_fn(move |request: Request<BytesMut, Bytes>| {
@@ -314,7 +315,7 @@ async fn gettys_codecs_close_on_a_frame_over_their_maximum() {
         C::Item: Send + 'static,
         Out: Send + 'static,
     {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let silent =
             service_fn(|_: Request<C::Item, Out>| async { Ok::<Option<Out>, BoxError>(None) });
         let (_session, task) = open(transport, codec, SessionLayer::new(), silent).await;
@@ -339,7 +340,7 @@ async fn gettys_codecs_close_on_a_frame_over_their_maximum() {
 
 #[tokio::test(start_paused = true)]
 async fn partial_frame_at_the_end_closes_as_decode() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (_session, task) = open(
         transport,
         lengths(99),
@@ -363,7 +364,7 @@ async fn partial_frame_at_the_end_closes_as_decode() {
 
 #[tokio::test(start_paused = true)]
 async fn last_line_is_delivered_without_a_newline() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (_session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
 
     peer.send("first\nlast");
@@ -376,7 +377,7 @@ async fn last_line_is_delivered_without_a_newline() {
 
 #[tokio::test(start_paused = true)]
 async fn messages_before_the_end_are_answered() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let slow = service_fn(|request: Request<String>| async move {
         tokio::task::yield_now().await;
         echo(request).await

@@ -12,13 +12,10 @@ use getty::{
     OpenError, Pipeline, Request, ServiceBuilder, Session, SessionLayer, Transport,
     layers::OnOpenLayer, net, serve, service_fn, session::NotOpened,
 };
+use getty_test::{Stream, messages, stream};
 use tokio::sync::mpsc;
 
-use crate::support::{
-    connector, echo, idle, lines, open, soon,
-    stream::{self, Stream},
-    units,
-};
+use crate::support::{connector, echo, idle, lines, open, soon};
 
 /// A client's stack whose handler forwards its messages.
 fn client<T: Transport + Send + 'static>(
@@ -83,7 +80,7 @@ async fn failure_of_the_connector_differs_from_failure_of_the_stack() {
 
 #[tokio::test(start_paused = true)]
 async fn stack_without_the_link_fails_without_a_session() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let unlinked = getty::connect(connector(), transport, |_: LinkLayer<String>| {
         server::<Stream>()
     });
@@ -95,7 +92,7 @@ async fn stack_without_the_link_fails_without_a_session() {
 
 #[tokio::test(start_paused = true)]
 async fn error_of_the_stack_before_the_session_opens_is_returned() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let failed = getty::connect(connector(), transport, |_: LinkLayer<String>| {
         service_fn(|_: Connection<Stream>| async { Err::<Closed, _>("no handshake") })
     });
@@ -108,7 +105,7 @@ async fn error_of_the_stack_before_the_session_opens_is_returned() {
 
 #[tokio::test(start_paused = true)]
 async fn panic_of_the_stack_before_the_session_opens_is_returned_as_an_error() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let failed = getty::connect(connector(), transport, |_: LinkLayer<String>| {
         service_fn(|connection: Connection<Stream>| async move {
             assert!(connection.handle().is_closing(), "a bad layer");
@@ -121,7 +118,7 @@ async fn panic_of_the_stack_before_the_session_opens_is_returned_as_an_error() {
 
 #[tokio::test(start_paused = true)]
 async fn error_of_an_open_hook_is_in_the_source_chain() {
-    let (transport, _peer) = stream::pair();
+    let (transport, _peer) = stream();
     let failed = getty::connect(connector(), transport, |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(lines()))
@@ -143,7 +140,7 @@ async fn error_of_an_open_hook_is_in_the_source_chain() {
 
 #[tokio::test(start_paused = true)]
 async fn dropped_connect_releases_everything() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let reasons: Arc<Mutex<Vec<CloseReason>>> = Arc::default();
     let seen = Arc::clone(&reasons);
     let connecting = tokio::spawn(getty::connect(connector(), transport, |link| {
@@ -175,7 +172,7 @@ async fn dropped_connect_releases_everything() {
 
 #[tokio::test(start_paused = true)]
 async fn session_continues_when_its_task_is_detached() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     drop(task);
     peer.send("hello\n");
@@ -186,7 +183,7 @@ async fn session_continues_when_its_task_is_detached() {
 
 #[tokio::test(start_paused = true)]
 async fn stored_session_does_not_keep_the_connection_open() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     let kept = vec![session.clone(); 10];
     peer.finish();
@@ -199,7 +196,7 @@ async fn stored_session_does_not_keep_the_connection_open() {
 #[tokio::test(start_paused = true)]
 async fn session_that_ends_after_its_opening_is_no_connect_error() {
     // The session opens. The peer ends it before the client is polled again.
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     peer.finish();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     assert_eq!(soon(task).await.unwrap().reason, CloseReason::PeerClosed);
@@ -208,7 +205,7 @@ async fn session_that_ends_after_its_opening_is_no_connect_error() {
 
 #[tokio::test(start_paused = true)]
 async fn connect_waits_until_the_stack_is_ready() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let limit = Arc::new(tokio::sync::Semaphore::new(0));
     let layer = tower::limit::GlobalConcurrencyLimitLayer::with_semaphore(Arc::clone(&limit));
     let connecting = tokio::spawn(getty::connect(connector(), transport, |link| {
@@ -227,7 +224,7 @@ async fn connect_waits_until_the_stack_is_ready() {
 
 #[tokio::test(start_paused = true)]
 async fn boxed_transport_behaves_as_its_inner_transport() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let boxed = BoxTransport::new(transport);
     let (session, task) = open(boxed, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.send_in_pieces("hello\n", 1);
@@ -236,12 +233,12 @@ async fn boxed_transport_behaves_as_its_inner_transport() {
     let _ = soon(task).await;
     assert!(peer.is_shut() && peer.is_gone());
 
-    let (transport, peer) = units::pair(getty::transport::Framing::Datagrams);
+    let (transport, peer) = messages(getty::transport::Framing::Datagrams);
     let boxed = BoxTransport::new(transport);
     let (session, _task) = open(boxed, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.send("one\ntwo\n");
     peer.send("three");
-    assert_eq!(soon(peer.message()).await, "three\n");
+    assert_eq!(soon(peer.text()).await, "three\n");
     assert_eq!(
         session.stats().skipped,
         1,
@@ -252,19 +249,19 @@ async fn boxed_transport_behaves_as_its_inner_transport() {
 #[tokio::test(start_paused = true)]
 async fn boxed_stack_serves_any_transport() {
     let shared = BoxPipeline::new(server());
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let task = tokio::spawn(run(shared.clone(), transport));
     peer.send("hello\n");
     peer.finish();
     assert_eq!(soon(task).await.unwrap(), CloseReason::PeerClosed);
     assert_eq!(peer.output(), "hello\n");
 
-    let (transport, peer) = units::pair(getty::transport::Framing::Messages);
+    let (transport, peer) = messages(getty::transport::Framing::Messages);
     let task = tokio::spawn(run(shared, transport));
     peer.send("hello\n");
     peer.finish();
     assert_eq!(soon(task).await.unwrap(), CloseReason::PeerClosed);
-    assert_eq!(soon(peer.message()).await, "hello\n");
+    assert_eq!(soon(peer.text()).await, "hello\n");
 
     async fn run<T: Transport + Send + 'static>(stack: BoxPipeline, transport: T) -> CloseReason {
         let connection = Connection::new(transport);

@@ -9,8 +9,9 @@ use getty::{
     BoxError, Group, MemoryBudget, Request, Session, SessionLayer, SessionTask, SlowConsumer,
     codec::Lines, layers::group::Report, service_fn,
 };
+use getty_test::{Peer, stream};
 
-use crate::support::{open, stream};
+use crate::support::open;
 
 const SESSIONS: usize = 1000;
 const SLOW: usize = SESSIONS / 10;
@@ -73,7 +74,7 @@ const PLACE: usize = 32;
 /// Sessions in one group. The first `slow` sessions never read.
 struct Crowd {
     group: Group<Counted>,
-    sessions: Vec<(Session<Counted>, SessionTask, stream::Peer)>,
+    sessions: Vec<(Session<Counted>, SessionTask, Peer)>,
     slow: usize,
     live: Arc<AtomicUsize>,
     budget: MemoryBudget,
@@ -85,7 +86,7 @@ impl Crowd {
         let budget = MemoryBudget::new(BUDGET);
         let mut sessions = Vec::new();
         for n in 0..readers + slow {
-            let (transport, peer) = stream::pair();
+            let (transport, peer) = stream();
             let mut layer = SessionLayer::new();
             if n < slow {
                 peer.stall();
@@ -128,11 +129,11 @@ impl Crowd {
         reports
     }
 
-    fn slow(&self) -> &[(Session<Counted>, SessionTask, stream::Peer)] {
+    fn slow(&self) -> &[(Session<Counted>, SessionTask, Peer)] {
         &self.sessions[..self.slow]
     }
 
-    fn readers(&self) -> &[(Session<Counted>, SessionTask, stream::Peer)] {
+    fn readers(&self) -> &[(Session<Counted>, SessionTask, Peer)] {
         &self.sessions[self.slow..]
     }
 

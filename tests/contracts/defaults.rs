@@ -10,10 +10,11 @@ use getty::{
     layers::HandshakeTimeoutLayer,
     net, serve, service_fn,
 };
+use getty_test::stream;
 use tokio::{sync::mpsc, time::Instant};
 use tower::Layer;
 
-use crate::support::{Answer, echo, idle, lines, open, soon, stream};
+use crate::support::{Answer, echo, idle, lines, open, soon};
 
 const LARGEST: usize = 64 * 1024;
 
@@ -56,7 +57,7 @@ fn codecs_take_frames_of_64_kib_and_none_beyond() {
 
 #[tokio::test(start_paused = true)]
 async fn watermarks_are_64_and_32_kib() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
     for line in 0..8 {
@@ -78,7 +79,7 @@ async fn watermarks_are_64_and_32_kib() {
 
 #[tokio::test(start_paused = true)]
 async fn peer_that_takes_nothing_is_given_30_s() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
     let start = Instant::now();
@@ -89,7 +90,7 @@ async fn peer_that_takes_nothing_is_given_30_s() {
 
 #[tokio::test(start_paused = true)]
 async fn peer_that_sends_nothing_or_half_a_message_has_no_timeout() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     for _ in 0..2 {
         tokio::time::sleep(Duration::from_secs(30 * 24 * 3600)).await;
@@ -104,7 +105,7 @@ async fn handlers_have_5_s_once_their_session_closes_or_their_server_stops() {
     async fn never(_: Request<String>) -> Answer {
         pending().await
     }
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(never)).await;
     peer.send("hello\n");
     idle().await;

@@ -14,8 +14,9 @@ use getty::{
     BoxError, CloseReason, Closed, DrainDeadlineExceeded, Request, SendError, SessionLayer,
     codec::Lines, service_fn,
 };
+use getty_test::{Peer, stream};
 
-use crate::support::{Answer, echo, idle, lines, open, soon, stream};
+use crate::support::{Answer, echo, idle, lines, open, soon};
 
 const TWO_MS: Duration = Duration::from_millis(2);
 
@@ -24,9 +25,9 @@ const TWO_MS: Duration = Duration::from_millis(2);
 async fn handled_after(
     layer: SessionLayer,
     replies: bool,
-    fail: impl FnOnce(&stream::Peer),
+    fail: impl FnOnce(&Peer),
 ) -> (Vec<String>, Closed) {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let handled = Arc::new(Mutex::new(Vec::new()));
     let list = Arc::clone(&handled);
     let handler = service_fn(move |request: Request<String>| {
@@ -99,7 +100,7 @@ async fn every_received_message_is_handled_or_counted_as_unhandled() {
         tokio::time::sleep(Duration::from_secs(2)).await;
         Ok::<_, BoxError>(None::<String>)
     });
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (_session, task) = open(transport, lines(), SessionLayer::new(), slow).await;
     peer.send("one\ntwo\nthree\nfour\nfi");
     peer.reset();
@@ -115,7 +116,7 @@ async fn every_received_message_is_handled_or_counted_as_unhandled() {
 
 #[tokio::test(start_paused = true)]
 async fn close_counts_messages_that_it_does_not_handle() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(sleep)).await;
     peer.send("1\n2\n3\n");
     idle().await;
@@ -135,7 +136,7 @@ async fn sleep(request: Request<String>) -> Answer {
 
 #[tokio::test(start_paused = true)]
 async fn failed_write_fails_senders_at_once_and_handlers_continue() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(sleep)).await;
     peer.send("3\n");
     idle().await;
@@ -156,7 +157,7 @@ async fn failed_write_fails_senders_at_once_and_handlers_continue() {
 
 #[tokio::test(start_paused = true)]
 async fn handlers_finish_if_the_transport_fails_during_the_close() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let done = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&done);
     let handler = service_fn(move |request: Request<String>| {
@@ -182,7 +183,7 @@ async fn handlers_finish_if_the_transport_fails_during_the_close() {
 
 #[tokio::test(start_paused = true)]
 async fn idle_session_closes_at_once_if_its_peer_stays_open() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     peer.stay_open();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.send("hello\n");
@@ -197,7 +198,7 @@ async fn idle_session_closes_at_once_if_its_peer_stays_open() {
 #[tokio::test(start_paused = true)]
 async fn active_session_reads_until_the_end_of_the_peer_or_the_deadline() {
     for ends in [true, false] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         peer.stay_open();
         let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
         peer.send("hello\n");
@@ -221,7 +222,7 @@ async fn active_session_reads_until_the_end_of_the_peer_or_the_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn handler_that_hangs_does_not_prevent_the_close_handshake() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(sleep)).await;
     peer.send("100000\n");
     idle().await;
@@ -237,7 +238,7 @@ async fn handler_that_hangs_does_not_prevent_the_close_handshake() {
 
 #[tokio::test(start_paused = true)]
 async fn delayed_replies_do_not_delay_the_end_of_a_failed_session() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new()
         .with_in_flight(4)
         .with_flush_delay(Duration::from_millis(100));
@@ -253,7 +254,7 @@ async fn delayed_replies_do_not_delay_the_end_of_a_failed_session() {
 
 #[tokio::test(start_paused = true)]
 async fn received_messages_are_handled_if_replies_were_blocked_at_the_failure() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let handler =
         service_fn(|_: Request<String>| async { Ok::<_, BoxError>(Some("x".repeat(8000))) });
     let (session, task) = open(transport, lines(), SessionLayer::new(), handler).await;
@@ -270,7 +271,7 @@ async fn received_messages_are_handled_if_replies_were_blocked_at_the_failure() 
 
 #[tokio::test(start_paused = true)]
 async fn message_whose_stack_fails_is_counted_as_unhandled() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let stack = Unready(service_fn(echo));
     let (_session, task) = open(transport, lines(), SessionLayer::new(), stack).await;
     peer.send("one\n");
@@ -307,7 +308,7 @@ impl<S: getty::Service<Request<String>, Error = BoxError>> getty::Service<Reques
 
 #[tokio::test(start_paused = true)]
 async fn handlers_in_flight_when_another_panics_are_counted_as_unhandled() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let handler = service_fn(|request: Request<String>| async move {
         assert_ne!(request.message(), "panic", "a bad handler");
         std::future::pending::<Answer>().await

@@ -7,10 +7,11 @@ use getty::{
     BoxError, Close, CloseReason, Request, Service, SessionLayer, codec::LengthDelimited,
     service_fn,
 };
+use getty_test::stream;
 use tokio::time::Instant;
 use tokio_util::codec::{Decoder, Encoder};
 
-use crate::support::{echo, echo_by_turns, idle, lines, open, soon, stream};
+use crate::support::{echo, echo_by_turns, idle, lines, open, soon};
 
 #[tokio::test]
 async fn transport_that_never_waits_does_not_starve_another_session() {
@@ -24,8 +25,8 @@ async fn transport_that_never_waits_does_not_starve_another_session() {
 }
 
 async fn check_that_another_session_is_polled(layer: SessionLayer) {
-    let (endless, endless_peer) = stream::pair();
-    let (modest, modest_peer) = stream::pair();
+    let (endless, endless_peer) = stream();
+    let (modest, modest_peer) = stream();
     let silent = service_fn(|_: Request<String>| async { Ok::<Option<String>, BoxError>(None) });
     let (session, task) = open(endless, lines(), layer, silent).await;
     let _modest = open(modest, lines(), SessionLayer::new(), service_fn(echo)).await;
@@ -53,8 +54,8 @@ where
     S: Service<Request<Bytes>, Response = Option<Bytes>, Error = BoxError, Future: Send>,
     S: Clone + Send + 'static,
 {
-    let (endless, endless_peer) = stream::pair();
-    let (modest, modest_peer) = stream::pair();
+    let (endless, endless_peer) = stream();
+    let (modest, modest_peer) = stream();
     let (session, task) = open(endless, codec, SessionLayer::new(), handler).await;
     let _modest = open(modest, lines(), SessionLayer::new(), service_fn(echo)).await;
     endless_peer.forget_output();
@@ -123,7 +124,7 @@ async fn bytes_that_make_no_message_do_not_starve_another_session() {
         }
     }
 
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     peer.send_endlessly("noise");
     let (session, task) = open(transport, Skip, SessionLayer::new(), service_fn(echo)).await;
     while session.stats().bytes_in < 100_000 {
@@ -136,7 +137,7 @@ async fn bytes_that_make_no_message_do_not_starve_another_session() {
 #[tokio::test(start_paused = true)]
 async fn small_requests_with_large_replies_do_not_stall() {
     for n in [1, 4] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let handler = service_fn(|request: Request<String>| async move {
             let size = request.message().parse::<usize>()?;
             Ok::<_, BoxError>("x".repeat(size))
@@ -157,7 +158,7 @@ async fn small_requests_with_large_replies_do_not_stall() {
 
 #[tokio::test(start_paused = true)]
 async fn handler_that_never_finishes_delays_neither_sends_nor_a_close() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let stuck = service_fn(|_: Request<String>| async {
         std::future::pending::<()>().await;
         Ok::<Option<String>, BoxError>(None)
@@ -182,7 +183,7 @@ async fn handler_that_never_finishes_delays_neither_sends_nor_a_close() {
 #[tokio::test(start_paused = true)]
 async fn end_of_the_peer_is_seen_while_a_handler_never_finishes() {
     for (lines_before, is_seen) in [(60, true), (70, false)] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let (turns, handler) = echo_by_turns();
         let (session, task) = open(transport, lines(), SessionLayer::new(), handler).await;
         peer.send("first\n");
@@ -226,7 +227,7 @@ async fn write_timeout_ends_two_sides_that_both_stop_reading() {
 
 #[tokio::test(start_paused = true)]
 async fn sender_that_waits_for_room_precedes_further_requests() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new()
         .with_watermarks(10, 30)
         .with_reply_limit(0);

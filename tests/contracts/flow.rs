@@ -17,10 +17,11 @@ use getty::{
     layers::{CorrelateLayer, correlate::Caller},
     service_fn,
 };
+use getty_test::stream;
 use proptest::prelude::*;
 use tokio::{io::DuplexStream, sync::Notify, time::Instant};
 
-use crate::support::{connector, idle, lines, open, soon, stream, words::Words};
+use crate::support::{connector, idle, lines, open, soon, words::Words};
 
 /// Messages that an end has handled.
 #[derive(Clone, Debug, Default)]
@@ -132,7 +133,7 @@ async fn requests_in_both_directions_have_responses_within_a_second() {
 
 #[tokio::test(start_paused = true)]
 async fn messages_of_a_handler_precede_its_reply_under_backpressure() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let handler = service_fn(|request: Request<String>| async move {
         if request.message() == "own" {
             request.session().try_send("pushed".to_owned())?;
@@ -159,7 +160,7 @@ async fn messages_of_a_handler_precede_its_reply_under_backpressure() {
 
 #[tokio::test(start_paused = true)]
 async fn waiting_pushes_of_others_do_not_delay_replies() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_watermarks(0, 10);
     let echo = service_fn(crate::support::echo);
     let (session, _task) = open(transport, lines(), layer, echo).await;
@@ -180,7 +181,7 @@ async fn write_timeout_ends_a_peer_that_never_reads_at_the_reply_limit() {
     let line = format!("{}\n", "x".repeat(999));
     // The second input makes the buffers large. Large buffers may gather up to 260 KiB of replies.
     for (piece, limit) in [(line.clone(), 256 * 1024), (line.repeat(300), 260 * 1024)] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let echo = service_fn(crate::support::echo);
         let (session, task) = open(transport, lines(), SessionLayer::new(), echo).await;
         peer.send(line.repeat(2000));

@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use getty::{SessionLayer, service_fn};
+use getty_test::stream;
 use tokio::time::sleep;
 
-use crate::support::{echo, idle, lines, open, soon, stream};
+use crate::support::{echo, idle, lines, open, soon};
 
 const DELAY: Duration = Duration::from_millis(10);
 
 #[tokio::test(start_paused = true)]
 async fn replies_of_one_delay_share_a_write_at_its_end() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_flush_delay(DELAY);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     for n in 0..9 {
@@ -32,7 +33,7 @@ async fn replies_of_one_delay_share_a_write_at_its_end() {
 
 #[tokio::test(start_paused = true)]
 async fn awaited_send_is_written_at_once_with_all_before_it() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_flush_delay(Duration::from_secs(3600));
     let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
     let began = tokio::time::Instant::now();
@@ -54,7 +55,7 @@ async fn awaited_send_is_written_at_once_with_all_before_it() {
 
 #[tokio::test(start_paused = true)]
 async fn bytes_above_the_low_watermark_are_not_delayed() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new()
         .with_flush_delay(Duration::from_secs(3600))
         .with_watermarks(20, 100);
@@ -69,7 +70,7 @@ async fn bytes_above_the_low_watermark_are_not_delayed() {
 
 #[tokio::test(start_paused = true)]
 async fn write_timeout_ends_a_stalled_peer_with_a_delay() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_flush_delay(DELAY);
     let (_session, task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();

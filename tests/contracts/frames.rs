@@ -5,18 +5,19 @@ use std::sync::{Arc, Mutex};
 use bytes::BytesMut;
 use getty::{
     BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, SessionLayer,
-    codec::{Encoder, Frame, Frames},
+    codec::{Frame, Frames},
     layers::{CorrelateLayer, Group},
     service_fn,
 };
+use getty_test::stream;
 use tokio::task::yield_now;
 
-use crate::support::{connector, open, soon, stream};
+use crate::support::{connector, open, soon};
 
 fn frame(payload: &[u8]) -> Vec<u8> {
     let mut frame = BytesMut::new();
     Frames::default()
-        .encode(Frame::from(payload.to_vec()), &mut frame)
+        .encode(payload.to_vec().into(), &mut frame)
         .unwrap();
     frame.to_vec()
 }
@@ -37,7 +38,7 @@ fn many() -> Vec<u8> {
 async fn slow_handlers_answer_frames_in_order_after_the_peer_has_finished() {
     let sent = many();
     for (piece, in_flight) in [(sent.len(), 1), (70_000, 5), (9_000, 3), (777, 1)] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let handler = service_fn(|request: Request<Frame>| async move {
             let frame = request.into_message();
             for _ in 0..frame.len() % 3 {
@@ -56,7 +57,7 @@ async fn slow_handlers_answer_frames_in_order_after_the_peer_has_finished() {
 
 #[tokio::test(start_paused = true)]
 async fn response_among_frames_that_arrived_together_matches_its_request() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let correlate =
         CorrelateLayer::in_order().with_push(|frame: &Frame| !frame.starts_with(b"answer"));
     let (_session, _task) = getty::connect(connector(), transport, |link| {
@@ -100,8 +101,8 @@ async fn kept_frames_can_be_broadcast_and_outlive_their_session() {
             async { Ok::<Option<Frame>, BoxError>(None) }
         }
     });
-    let (transport, sender) = stream::pair();
-    let (other_transport, other) = stream::pair();
+    let (transport, sender) = stream();
+    let (other_transport, other) = stream();
     // Clones of one codec share encoded messages. These two codecs do not.
     let (session, task) = open(
         transport,

@@ -6,12 +6,13 @@ use getty::{
     BoxError, CloseReason, Request, SendError, SessionLayer, hooks::HandleExt, service_fn,
     transport::Framing,
 };
+use getty_test::{messages, stream};
 
-use crate::support::{echo, echo_by_turns, idle, lines, open, soon, stream, units};
+use crate::support::{echo, echo_by_turns, idle, lines, open, soon};
 
 #[tokio::test(start_paused = true)]
 async fn finish_ends_our_direction_after_the_flush_and_receiving_continues() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     peer.stay_open();
     let (sender, mut received) = tokio::sync::mpsc::unbounded_channel();
     let handler = service_fn(move |request: Request<String>| {
@@ -60,7 +61,7 @@ async fn finish_ends_our_direction_after_the_flush_and_receiving_continues() {
 
 #[tokio::test(start_paused = true)]
 async fn senders_behind_finish_get_their_messages_back() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     peer.stay_open();
     let layer = SessionLayer::new().with_watermarks(0, 4);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
@@ -85,7 +86,7 @@ async fn senders_behind_finish_get_their_messages_back() {
 
 #[tokio::test(start_paused = true)]
 async fn message_transport_cannot_finish_and_continues() {
-    let (transport, peer) = units::pair(Framing::Messages);
+    let (transport, peer) = messages(Framing::Messages);
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     assert!(matches!(
         soon(session.finish()).await,
@@ -93,12 +94,12 @@ async fn message_transport_cannot_finish_and_continues() {
     ));
     assert!(!session.is_finished());
     session.send("goes on".to_owned()).await.unwrap();
-    assert_eq!(soon(peer.message()).await, "goes on\n");
+    assert_eq!(soon(peer.text()).await, "goes on\n");
 }
 
 #[tokio::test(start_paused = true)]
 async fn finish_that_is_dropped_before_there_is_room_does_nothing() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_queue(1);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     session.try_send("fills it".to_owned()).unwrap();
@@ -111,7 +112,7 @@ async fn finish_that_is_dropped_before_there_is_room_does_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn finish_during_the_close_fails() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
     session.try_send("stuck".to_owned()).unwrap();
@@ -158,7 +159,7 @@ async fn peer_over_tcp_sees_the_end_and_may_continue() {
 #[tokio::test(start_paused = true)]
 async fn input_end_guard_is_dropped_at_the_end_of_input_while_handlers_continue() {
     let (turns, handler) = echo_by_turns();
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     // A single handler would stop the decoding until it finishes, and with it the end of input.
     let layer = SessionLayer::new().with_in_flight(2);
     let (session, task) = open(transport, lines(), layer, handler).await;

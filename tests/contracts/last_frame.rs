@@ -14,8 +14,9 @@ use getty::{
     },
     service_fn,
 };
+use getty_test::stream;
 
-use crate::support::{open, soon, stream};
+use crate::support::{open, soon};
 
 /// Runs a session whose peer sends `bytes` and ends the stream. Returns the close record and
 /// the messages that the handler receives.
@@ -25,7 +26,7 @@ where
     C: Encoder<Out, Error: Into<BoxError>> + Clone + Send + 'static,
     Out: Send + 'static,
 {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let got = Arc::new(Mutex::new(Vec::new()));
     let handled = Arc::clone(&got);
     let handler = service_fn(move |request: Request<C::Item, Out>| {

@@ -12,11 +12,12 @@ use getty::{
     codec::{Bytes, Decoder, FrameLimit, Frames, LengthDelimited, Lines, Text},
     transport::Framing,
 };
+use getty_test::{messages, stream};
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::codec::LinesCodec;
 use tower::ServiceExt;
 
-use crate::support::{Answer, connector, idle, soon, stream, units};
+use crate::support::{Answer, connector, idle, soon};
 
 /// Replies with the length of the message. `max N` sets the maximum and replies with the
 /// result.
@@ -52,7 +53,7 @@ async fn reason(task: JoinHandle<Closed>) -> CloseReason {
 
 #[tokio::test(start_paused = true)]
 async fn message_behind_the_one_that_raises_the_maximum_may_be_longer() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (_handle, task) = run(transport, short_lines());
     // in one segment: the client does not wait for the reply
     peer.send(format!("max 100\n{}\n", "x".repeat(100)));
@@ -63,7 +64,7 @@ async fn message_behind_the_one_that_raises_the_maximum_may_be_longer() {
 
 #[tokio::test(start_paused = true)]
 async fn message_behind_the_one_that_lowers_the_maximum_must_be_short() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (_handle, task) = run(transport, short_lines());
     peer.send("max 7\n1234567\n12345678\n");
     assert_eq!(soon(peer.lines(2)).await, ["true", "7"]);
@@ -73,7 +74,7 @@ async fn message_behind_the_one_that_lowers_the_maximum_must_be_short() {
 #[tokio::test(start_paused = true)]
 async fn lower_maximum_holds_for_frames_that_have_not_begun() {
     for whole in [false, true] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let (handle, task) = run(transport, short_lines());
         peer.send("12345");
         idle().await;
@@ -92,7 +93,7 @@ async fn lower_maximum_holds_for_frames_that_have_not_begun() {
 
 #[tokio::test(start_paused = true)]
 async fn last_maximum_that_was_set_during_a_frame_wins() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (handle, _task) = run(transport, short_lines());
     peer.send("12345");
     idle().await;
@@ -108,7 +109,7 @@ async fn last_maximum_that_was_set_during_a_frame_wins() {
 
 #[tokio::test(start_paused = true)]
 async fn maximum_of_a_message_transport_changes_between_messages() {
-    let (transport, peer) = units::pair(Framing::Messages);
+    let (transport, peer) = messages(Framing::Messages);
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(Text::new().with_max_length(10)).with_settable_max_frame())
         .layer(SessionLayer::new())
@@ -118,19 +119,19 @@ async fn maximum_of_a_message_transport_changes_between_messages() {
         peer.send(message);
     }
     for reply in ["true", "0", "20"] {
-        assert_eq!(soon(peer.message()).await, reply);
+        assert_eq!(soon(peer.text()).await, reply);
     }
     assert!(handle.set_max_frame(3));
     idle().await;
     peer.send("xxx");
-    assert_eq!(soon(peer.message()).await, "3");
+    assert_eq!(soon(peer.text()).await, "3");
     peer.send("xxxx");
     assert_eq!(reason(task).await, CloseReason::Decode);
 }
 
 #[tokio::test(start_paused = true)]
 async fn client_sets_the_maximum_of_its_session() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = getty::connect(connector(), transport, |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(Lines::new().with_max_length(10)).with_settable_max_frame())
@@ -150,7 +151,7 @@ async fn client_sets_the_maximum_of_its_session() {
 
 #[tokio::test(start_paused = true)]
 async fn codec_of_another_crate_is_set_by_a_function() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(
             CodecLayer::new(LinesCodec::new_with_max_length(10)).with_frame_limit(
@@ -176,7 +177,7 @@ async fn codec_of_another_crate_is_set_by_a_function() {
 /// As when another thread sets it in that moment.
 #[tokio::test(start_paused = true)]
 async fn maximum_that_is_set_while_the_codec_takes_another_is_not_lost() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let handle_of_setter: Arc<OnceLock<ConnectionHandle>> = Arc::default();
     let setter = Arc::clone(&handle_of_setter);
     let stack = ServiceBuilder::new()
@@ -205,7 +206,7 @@ async fn maximum_that_is_set_while_the_codec_takes_another_is_not_lost() {
 #[tokio::test(start_paused = true)]
 async fn read_ahead_bound_follows_the_maximum() {
     const KIB: usize = 1024;
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(Lines::new()).with_settable_max_frame())
         .layer(SessionLayer::new())
@@ -235,7 +236,7 @@ async fn read_ahead_bound_follows_the_maximum() {
 
 #[tokio::test(start_paused = true)]
 async fn codec_without_the_setting_keeps_its_maximum() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(Lines::new().with_max_length(10)))
         .layer(SessionLayer::new())
@@ -260,7 +261,7 @@ fn every_codec_of_frames_has_a_maximum_that_can_be_set() {
     }
     check(Lines::new(), b"hello\n");
     check(LengthDelimited::new(), b"\0\0\0\x05hello");
-    check(Frames::new(LengthDelimited::new()), b"\0\0\0\x05hello");
+    check(Frames::new(), b"\0\0\0\x05hello");
     check(getty::codec::VarintDelimited::new(), b"\x05hello");
     let mut raw = getty::codec::Raw::new();
     raw.set_max_frame(0);
@@ -274,7 +275,7 @@ fn every_codec_of_frames_has_a_maximum_that_can_be_set() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn maximum_of_another_thread_holds_for_what_the_peer_sends_later() {
     for _ in 0..200 {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let (handle, task) = run(transport, short_lines());
         assert!(handle.opened().await);
         let setter = std::thread::spawn(move || {

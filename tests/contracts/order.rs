@@ -6,9 +6,10 @@ use std::sync::{
 };
 
 use getty::{BoxError, CloseReason, Reply, Request, SessionLayer, service_fn};
+use getty_test::stream;
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::support::{Answer, echo, idle, lines, open, soon, stream};
+use crate::support::{Answer, echo, idle, lines, open, soon};
 
 /// Handlers that wait until the test lets one finish.
 #[derive(Clone, Debug)]
@@ -37,7 +38,7 @@ impl Crowd {
 }
 
 async fn most_at_once(layer: SessionLayer) -> usize {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let crowd = Crowd::new();
     let handler = crowd.clone();
     let (_session, _task) = open(
@@ -104,7 +105,7 @@ impl Named {
 
 #[tokio::test(start_paused = true)]
 async fn replies_are_sent_in_the_order_of_their_requests() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let named = Named::default();
     let handler = named.clone();
     let (_session, _task) = open(
@@ -128,7 +129,7 @@ async fn replies_are_sent_in_the_order_of_their_requests() {
 
 #[tokio::test(start_paused = true)]
 async fn unordered_replies_are_sent_as_handlers_finish() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let named = Named::default();
     let handler = named.clone();
     let (_session, _task) = open(
@@ -152,7 +153,7 @@ async fn messages_that_a_handler_queues_are_sent_before_its_reply() {
         SessionLayer::new().with_in_flight(2),
         SessionLayer::new().with_in_flight(2).unordered(),
     ] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let handler = service_fn(|request: Request<String>| async move {
             let session = request.session();
             session.try_send("tried".to_owned())?;
@@ -184,7 +185,7 @@ async fn messages_that_a_handler_queues_are_sent_before_its_reply() {
 #[tokio::test(start_paused = true)]
 async fn messages_of_a_handler_that_never_waits_are_sent_before_its_reply() {
     for n in [1, 2] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let handler = service_fn(|request: Request<String>| {
             let queued = request
                 .session()
@@ -207,7 +208,7 @@ async fn messages_of_a_handler_that_never_waits_are_sent_before_its_reply() {
 
 #[tokio::test(start_paused = true)]
 async fn messages_of_one_reply_are_sent_together_and_in_order() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let handler = service_fn(|request: Request<String>| async move {
         let session = request.session().clone();
         tokio::spawn(async move { session.feed("other".to_owned()).await });
@@ -223,7 +224,7 @@ async fn messages_of_one_reply_are_sent_together_and_in_order() {
 
 #[tokio::test(start_paused = true)]
 async fn handler_may_await_the_next_message_of_its_peer() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let asked: Arc<Mutex<Option<oneshot::Sender<String>>>> = Arc::default();
     let handler = service_fn(move |request: Request<String>| {
         let asked = Arc::clone(&asked);
@@ -249,7 +250,7 @@ async fn handler_may_await_the_next_message_of_its_peer() {
 
 #[tokio::test(start_paused = true)]
 async fn reply_that_closes_is_flushed_and_is_the_last() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let handler = service_fn(|request: Request<String>| async move {
         let reply = Reply::one(request.message().clone());
         Ok::<_, BoxError>(match request.message().as_str() {

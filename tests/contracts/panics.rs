@@ -7,9 +7,10 @@ use std::{
 
 use bytes::BytesMut;
 use getty::{BoxError, CloseReason, Request, Service, SessionLayer, service_fn};
+use getty_test::stream;
 use tokio_util::codec::{Decoder, Encoder};
 
-use crate::support::{Answer, echo, idle, lines, open, panic_message, soon, stream};
+use crate::support::{Answer, echo, idle, lines, open, panic_message, soon};
 
 /// Lines whose decoder or encoder panics on a certain message after half is encoded.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +94,7 @@ async fn panic_of_a_handler_ends_its_session_after_encoded_bytes_are_flushed() {
         (Place::LateInTheFuture, "panics in the future"),
     ] {
         for n in [1, 3] {
-            let (transport, peer) = stream::pair();
+            let (transport, peer) = stream();
             let layer = SessionLayer::new().with_in_flight(n);
             let handler = Shaky { place, ready: 0 };
             let (session, task) = open(transport, lines(), layer, handler).await;
@@ -117,7 +118,7 @@ async fn panic_of_a_handler_ends_its_session_after_encoded_bytes_are_flushed() {
 
 #[tokio::test(start_paused = true)]
 async fn panic_of_a_decoder_ends_its_session() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let codec = Panicky { decodes: true };
     let (_session, task) = open(transport, codec, SessionLayer::new(), service_fn(echo)).await;
     peer.send("one\npanic\nthree\n");
@@ -130,7 +131,7 @@ async fn panic_of_a_decoder_ends_its_session() {
 #[tokio::test(start_paused = true)]
 async fn panic_of_an_encoder_leaves_no_bytes_of_its_message() {
     for sends in [false, true] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let codec = Panicky { decodes: false };
         let (session, task) = open(transport, codec, SessionLayer::new(), service_fn(echo)).await;
         peer.send("one\n");
@@ -149,8 +150,8 @@ async fn panic_of_an_encoder_leaves_no_bytes_of_its_message() {
 
 #[tokio::test(start_paused = true)]
 async fn panic_does_not_affect_other_sessions() {
-    let (bad, bad_peer) = stream::pair();
-    let (good, good_peer) = stream::pair();
+    let (bad, bad_peer) = stream();
+    let (good, good_peer) = stream();
     let stack = Shaky {
         place: Place::Call,
         ready: 0,
@@ -173,7 +174,7 @@ async fn callbacks_run_after_a_destructor_panics() {
         }
     }
 
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let handler = service_fn(|_: Request<String>| async {
         let _bomb = Bomb;
         std::future::pending::<()>().await;
@@ -191,7 +192,7 @@ async fn callbacks_run_after_a_destructor_panics() {
 
 #[tokio::test(start_paused = true)]
 async fn drain_deadline_ends_a_flush_after_a_panic() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let stack = Shaky {
         place: Place::Call,
         ready: 0,
@@ -217,7 +218,7 @@ impl Drop for Payload {
 
 #[tokio::test(start_paused = true)]
 async fn session_survives_a_panic_payload_that_panics_when_it_is_dropped() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let handler = service_fn(|request: Request<String>| async move {
         if request.message() == "panic" {
             std::panic::panic_any(Payload);

@@ -13,13 +13,11 @@ use getty::{
     service_fn,
     session::{NotOpened, PerSession},
 };
+use getty_test::{Peer, Stream, stream};
 use tokio::{task::JoinHandle, time::Instant};
 use tower::{Service, ServiceExt, util::BoxCloneService};
 
-use crate::support::{
-    connector, echo, idle, lines, panic_message, soon,
-    stream::{self, Peer, Stream},
-};
+use crate::support::{connector, echo, idle, lines, panic_message, soon};
 
 type Stack = BoxCloneService<Connection<Stream>, Closed, BoxError>;
 
@@ -52,7 +50,7 @@ async fn each_session_has_separate_state() {
     let stack = stack(make);
     let mut peers = Vec::new();
     for name in ["ann", "bob"] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let connection = Connection::new(transport);
         connection.handle().insert(name);
         tokio::spawn(stack.clone().oneshot(connection));
@@ -76,8 +74,8 @@ async fn limit_in_a_stack_per_session_applies_to_one_session() {
         )
     });
     let stack = stack(make);
-    let (first, first_peer) = stream::pair();
-    let (second, second_peer) = stream::pair();
+    let (first, first_peer) = stream();
+    let (second, second_peer) = stream();
     tokio::spawn(stack.clone().oneshot(Connection::new(first)));
     tokio::spawn(stack.oneshot(Connection::new(second)));
     let before = Instant::now();
@@ -108,7 +106,7 @@ async fn error_of_the_make_service_refuses_the_connection() {
             BoxError::from("not today"),
         )
     });
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let connection = Connection::new(transport);
     let handle = connection.handle().clone();
     let seen = watch(&connection);
@@ -133,7 +131,7 @@ async fn close_while_the_stack_is_made_takes_effect_at_once() {
         std::future::pending::<()>().await;
         Ok::<_, BoxError>(service_fn(echo))
     });
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let connection = Connection::new(transport);
     let handle = connection.handle().clone();
     let seen = watch(&connection);
@@ -155,7 +153,7 @@ async fn messages_sent_before_the_open_are_written_at_the_open() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         Ok::<_, BoxError>(service_fn(echo))
     });
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     peer.send("hello\n");
     let connection = Connection::new(transport);
     let handle = connection.handle().clone();
@@ -173,7 +171,7 @@ async fn callbacks_run_after_a_panic_of_the_make_service() {
         assert!(session.is_closing(), "a bad make-service");
         Ok::<_, BoxError>(service_fn(echo))
     });
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let connection = Connection::new(transport);
     let seen = watch(&connection);
     let error = soon(stack(make).oneshot(connection)).await.unwrap_err();
@@ -187,7 +185,7 @@ async fn callbacks_run_after_a_panic_of_the_make_service() {
 
 #[tokio::test(start_paused = true)]
 async fn refused_connect_returns_the_error() {
-    let (transport, _peer) = stream::pair();
+    let (transport, _peer) = stream();
     let refused = getty::connect(connector(), transport, |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(lines()))
@@ -224,7 +222,7 @@ where
     M: Fn(Session<String>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Result<(), BoxError>> + Send + 'static,
 {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let connection = Connection::new(transport);
     let handle = connection.handle().clone();
     let stack = ServiceBuilder::new()
@@ -277,7 +275,7 @@ async fn fed_messages_are_flushed_before_the_connection_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn messages_of_an_open_hook_are_flushed_before_it_refuses_the_connection() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))
         .layer(OnOpenLayer::new(|session: Session<String>| async move {
@@ -323,7 +321,7 @@ async fn close_while_the_stack_is_made_drops_the_make_service_and_flushes() {
             Ok(())
         }
     });
-    peer.hold_shutdown();
+    peer.hold_close();
     idle().await;
     handle.close();
     idle().await;
@@ -360,7 +358,7 @@ async fn timeouts_and_deadlines_run_while_the_stack_is_made() {
 #[tokio::test(start_paused = true)]
 async fn make_service_that_is_not_ready_delays_nothing_else() {
     let limit = tower::limit::GlobalConcurrencyLimitLayer::new(0);
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let connection = Connection::new(transport);
     let handle = connection.handle().clone();
     let stack = ServiceBuilder::new()

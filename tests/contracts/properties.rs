@@ -10,10 +10,11 @@ use std::{
 };
 
 use getty::{BoxError, CloseReason, Request, SessionLayer, codec, service_fn};
+use getty_test::stream;
 use proptest::{collection::vec, prelude::*};
 use tokio::time::sleep;
 
-use crate::support::{lines, open, soon, stream};
+use crate::support::{lines, open, soon};
 
 #[derive(Clone, Debug)]
 struct Case {
@@ -54,7 +55,7 @@ fn case() -> impl Strategy<Value = Case> {
 }
 
 async fn answers(case: Case) -> String {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new()
         .with_in_flight(case.in_flight)
         .with_queue(case.queue)
@@ -113,7 +114,7 @@ async fn answers(case: Case) -> String {
 
 /// Feeds `bytes` to a session with `codec` until it ends. Returns the close reason.
 async fn end_of(bytes: Vec<u8>, piece: usize, length: bool) -> CloseReason {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     peer.send_in_pieces(bytes, piece);
     peer.finish();
     let layer = SessionLayer::new();
@@ -177,7 +178,7 @@ enum Fate {
 }
 
 async fn fates(acts: Vec<Act>, in_flight: usize, queue: u32, high: usize) {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new()
         .with_in_flight(in_flight)
         .with_queue(queue)

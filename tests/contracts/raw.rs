@@ -6,9 +6,10 @@ use bytes::Bytes;
 use getty::{
     BoxError, CloseReason, Request, SendError, SessionLayer, service_fn, transport::Framing,
 };
+use getty_test::{messages, stream};
 use tokio::time::Duration;
 
-use crate::support::{echo, idle, lines, open, soon, stream, units};
+use crate::support::{echo, idle, lines, open, soon};
 
 /// Returns bytes that identify their position.
 fn pattern(seed: usize, len: usize) -> Bytes {
@@ -19,7 +20,7 @@ fn pattern(seed: usize, len: usize) -> Bytes {
 
 #[tokio::test(start_paused = true)]
 async fn raw_bytes_are_sent_in_order_without_the_codec() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     session.try_send("before".to_owned()).unwrap();
     let (raw, pieces) = tokio::join!(
@@ -34,7 +35,7 @@ async fn raw_bytes_are_sent_in_order_without_the_codec() {
 
 #[tokio::test(start_paused = true)]
 async fn pieces_of_any_size_survive_partial_writes_and_stalls() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_watermarks(200_000, 400_000);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
@@ -76,7 +77,7 @@ async fn pieces_of_any_size_survive_partial_writes_and_stalls() {
 
 #[tokio::test(start_paused = true)]
 async fn raw_payload_is_one_unit_with_any_number_of_pieces() {
-    let (transport, peer) = units::pair(Framing::Messages);
+    let (transport, peer) = messages(Framing::Messages);
     let handler = service_fn(|_: Request<String>| async { Ok::<_, BoxError>(None::<String>) });
     let (session, _task) = open(transport, lines(), SessionLayer::new(), handler).await;
     let large = |n: u8| Bytes::from(vec![b'a' + n % 26; 20_000]);
@@ -91,15 +92,15 @@ async fn raw_payload_is_one_unit_with_any_number_of_pieces() {
     );
     assert_eq!(many.unwrap().bytes, expected.len());
     assert_eq!((empty.unwrap().bytes, one.unwrap().bytes), (0, 20_000));
-    assert!(soon(peer.message()).await.into_bytes() == expected);
-    assert_eq!(soon(peer.message()).await, "");
-    assert_eq!(soon(peer.message()).await.len(), 20_000);
+    assert!(soon(peer.text()).await.into_bytes() == expected);
+    assert_eq!(soon(peer.text()).await, "");
+    assert_eq!(soon(peer.text()).await.len(), 20_000);
     assert_eq!(peer.waiting(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn raw_bytes_that_were_not_accepted_are_returned() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_watermarks(0, 4);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
@@ -128,7 +129,7 @@ async fn raw_bytes_that_were_not_accepted_are_returned() {
 
 #[tokio::test(start_paused = true)]
 async fn raw_send_that_is_dropped_before_there_is_room_sends_nothing() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_queue(1);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     session.try_send("fills it".to_owned()).unwrap();
@@ -143,7 +144,7 @@ async fn raw_send_that_is_dropped_before_there_is_room_sends_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn bytes_of_large_pieces_are_not_copied() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
     let bytes = pattern(0, 64 * 1024);

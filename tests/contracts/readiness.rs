@@ -4,15 +4,16 @@
 use std::{sync::Arc, time::Duration};
 
 use getty::{BoxError, CloseReason, Reply, Request, ServiceBuilder, SessionLayer, service_fn};
+use getty_test::stream;
 use tokio::{sync::Semaphore, time::Instant};
 use tower::{ServiceExt, limit::GlobalConcurrencyLimitLayer};
 
-use crate::support::{Answer, echo, idle, lines, open, probe::probe, soon, stream};
+use crate::support::{Answer, echo, echo_probe, idle, lines, open, soon};
 
 #[tokio::test(start_paused = true)]
 async fn readiness_is_polled_only_with_a_message() {
-    let (transport, peer) = stream::pair();
-    let (service, control) = probe();
+    let (transport, peer) = stream();
+    let (service, control) = echo_probe();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service).await;
 
     session.send("push".to_owned()).await.unwrap();
@@ -34,8 +35,8 @@ async fn idle_session_holds_no_permit() {
             &permits,
         )))
         .service_fn(echo);
-    let (first, first_peer) = stream::pair();
-    let (second, second_peer) = stream::pair();
+    let (first, first_peer) = stream();
+    let (second, second_peer) = stream();
     let _first = open(first, lines(), SessionLayer::new(), stack.clone()).await;
     let _second = open(second, lines(), SessionLayer::new(), stack).await;
 
@@ -51,15 +52,15 @@ async fn idle_session_holds_no_permit() {
 
 #[tokio::test(start_paused = true)]
 async fn readiness_may_be_lost_and_regained() {
-    let (transport, peer) = stream::pair();
-    let (service, control) = probe();
+    let (transport, peer) = stream();
+    let (service, control) = echo_probe();
     let (_session, _task) = open(transport, lines(), SessionLayer::new(), service).await;
     for _ in 0..3 {
-        control.wait();
+        control.set_pending();
         peer.send("a\nb\n");
         idle().await;
         assert_eq!(peer.written() % 4, 0, "no call may come before readiness");
-        control.ready();
+        control.set_ready();
         assert_eq!(soon(peer.lines(2)).await, ["a", "b"]);
     }
     let callers = control.callers();
@@ -71,9 +72,9 @@ async fn readiness_may_be_lost_and_regained() {
 
 #[tokio::test(start_paused = true)]
 async fn messages_are_sent_and_flushed_while_the_service_is_not_ready() {
-    let (transport, peer) = stream::pair();
-    let (service, control) = probe();
-    control.wait();
+    let (transport, peer) = stream();
+    let (service, control) = echo_probe();
+    control.set_pending();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service).await;
     peer.send("waits\n");
     idle().await;
@@ -88,15 +89,15 @@ async fn messages_are_sent_and_flushed_while_the_service_is_not_ready() {
     peer.take_all();
     assert_eq!(soon(peer.line()).await, "slow");
 
-    control.ready();
+    control.set_ready();
     assert_eq!(soon(peer.line()).await, "waits");
 }
 
 #[tokio::test(start_paused = true)]
 async fn close_takes_effect_at_once_while_the_service_is_not_ready() {
-    let (transport, peer) = stream::pair();
-    let (service, control) = probe();
-    control.wait();
+    let (transport, peer) = stream();
+    let (service, control) = echo_probe();
+    control.set_pending();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service).await;
     peer.send("waits\n");
     idle().await;
@@ -112,9 +113,9 @@ async fn close_takes_effect_at_once_while_the_service_is_not_ready() {
 
 #[tokio::test(start_paused = true)]
 async fn reading_continues_up_to_the_bound_while_the_service_is_not_ready() {
-    let (transport, peer) = stream::pair();
-    let (service, control) = probe();
-    control.wait();
+    let (transport, peer) = stream();
+    let (service, control) = echo_probe();
+    control.set_pending();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service).await;
     let line = "x".repeat(99) + "\n";
     peer.send_in_pieces(line.repeat(1000), 100);
@@ -123,14 +124,14 @@ async fn reading_continues_up_to_the_bound_while_the_service_is_not_ready() {
     assert_eq!(session.stats().bytes_in, 64 * 1024 + 100);
     assert_eq!(session.stats().messages_in, 1);
 
-    control.ready();
+    control.set_ready();
     soon(peer.lines(1000)).await;
     assert_eq!(peer.unread(), 0);
 }
 
 #[tokio::test]
 async fn session_above_its_bound_resumes_reading_at_half_the_bound() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     peer.send("0123456789\n".repeat(20_000));
     peer.finish();
     let slow = service_fn(|request: Request<String>| async move {
@@ -147,13 +148,13 @@ async fn session_above_its_bound_resumes_reading_at_half_the_bound() {
 
 #[tokio::test(start_paused = true)]
 async fn readiness_error_closes_as_handler() {
-    let (transport, peer) = stream::pair();
-    let (service, control) = probe();
+    let (transport, peer) = stream();
+    let (service, control) = echo_probe();
     let (_session, task) = open(transport, lines(), SessionLayer::new(), service).await;
     peer.send("answered\n");
     assert_eq!(soon(peer.line()).await, "answered");
 
-    control.fail();
+    control.fail_ready("out of order");
     peer.send("not answered\n");
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.reason, CloseReason::Handler);
@@ -163,8 +164,8 @@ async fn readiness_error_closes_as_handler() {
 
 #[tokio::test(start_paused = true)]
 async fn session_has_a_fresh_clone_after_an_error_that_it_survives() {
-    let (transport, peer) = stream::pair();
-    let (service, control) = probe();
+    let (transport, peer) = stream();
+    let (service, control) = echo_probe();
     let stack = ServiceBuilder::new()
         .map_response(|answer: Option<String>| match answer.as_deref() {
             Some("fail") => Reply::one("failed".to_owned()).after_error(),
@@ -193,8 +194,8 @@ async fn closing_session_leaves_the_queue_of_a_shared_limit() {
         .layer(GlobalConcurrencyLimitLayer::new(2))
         .service(service_fn(sleep).boxed_clone());
     let layer = SessionLayer::new().with_in_flight(3);
-    let (first, first_peer) = stream::pair();
-    let (second, second_peer) = stream::pair();
+    let (first, first_peer) = stream();
+    let (second, second_peer) = stream();
     let (session, task) = open(first, lines(), layer.clone(), stack.clone()).await;
     let _second = open(second, lines(), layer, stack).await;
 
@@ -219,8 +220,8 @@ async fn closing_session_leaves_the_queue_of_a_shared_limit() {
 #[tokio::test(start_paused = true)]
 async fn limit_below_the_session_layer_counts_handlers_of_all_sessions() {
     let stack = ServiceBuilder::new().concurrency_limit(1).service_fn(sleep);
-    let (first, first_peer) = stream::pair();
-    let (second, second_peer) = stream::pair();
+    let (first, first_peer) = stream();
+    let (second, second_peer) = stream();
     let _first = open(first, lines(), SessionLayer::new(), stack.clone()).await;
     let _second = open(second, lines(), SessionLayer::new(), stack).await;
     let before = Instant::now();
@@ -236,7 +237,7 @@ async fn limit_below_in_flight_is_used_completely_and_does_not_stall() {
         SessionLayer::new().with_in_flight(8),
         SessionLayer::new().with_in_flight(8).unordered(),
     ] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let stack = ServiceBuilder::new().concurrency_limit(3).service_fn(sleep);
         let (_session, task) = open(transport, lines(), layer, stack).await;
         let before = Instant::now();
@@ -256,8 +257,8 @@ async fn session_that_is_never_ready_does_not_affect_others() {
                 std::future::pending::<()>().await;
                 Ok::<Option<String>, BoxError>(None)
             });
-    let (stuck, stuck_peer) = stream::pair();
-    let (waits, waits_peer) = stream::pair();
+    let (stuck, stuck_peer) = stream();
+    let (waits, waits_peer) = stream();
     let _stuck = open(stuck, lines(), SessionLayer::new(), limited.clone()).await;
     let (session, _waits) = open(waits, lines(), SessionLayer::new(), limited).await;
     stuck_peer.send("stuck\n");

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use getty::{SendError, Session, SessionLayer, service_fn};
+use getty_test::stream;
 use tokio::task::JoinHandle;
 
-use crate::support::{echo, idle, lines, open, soon, stream};
+use crate::support::{echo, idle, lines, open, soon};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -27,7 +28,7 @@ async fn timed_out(send: JoinHandle<Result<usize, SendError<String>>>) -> (Optio
 
 #[tokio::test(start_paused = true)]
 async fn timeout_returns_the_message_and_reports_whether_it_was_sent() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_watermarks(0, 8).with_queue(2);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
@@ -57,7 +58,7 @@ async fn timeout_returns_the_message_and_reports_whether_it_was_sent() {
 
 #[tokio::test(start_paused = true)]
 async fn queued_message_is_taken_back_at_its_timeout_and_makes_room() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_watermarks(0, 4).with_queue(3);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
@@ -77,7 +78,7 @@ async fn queued_message_is_taken_back_at_its_timeout_and_makes_room() {
 
 #[tokio::test(start_paused = true)]
 async fn send_within_its_timeout_succeeds() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     let sent = session.send_timeout("hello".to_owned(), SECOND).await;
     assert_eq!(sent.unwrap().bytes, 6);
@@ -89,7 +90,7 @@ async fn send_within_its_timeout_succeeds() {
 
 #[tokio::test(start_paused = true)]
 async fn message_that_is_written_and_not_flushed_counts_as_begun() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.hold_flush();
     let sent = send_timeout(&session, "written");

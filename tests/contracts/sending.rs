@@ -11,10 +11,11 @@ use std::{
 
 use bytes::BytesMut;
 use getty::{BoxError, CloseReason, Reply, Request, SendError, SessionLayer, service_fn};
+use getty_test::stream;
 use tokio::task::JoinHandle;
 use tokio_util::codec::{Decoder, Encoder};
 
-use crate::support::{echo, idle, lines, open, soon, stream};
+use crate::support::{echo, idle, lines, open, soon};
 
 /// Lines whose encoder refuses those that begin with `bad`, after half is encoded.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +76,7 @@ fn send(session: &getty::Session<String>, message: &str) -> Outcome {
 
 #[tokio::test(start_paused = true)]
 async fn send_resolves_with_its_size_at_the_flush_after_its_last_byte() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
     let sent = send(&session, "hello");
@@ -97,7 +98,7 @@ async fn send_resolves_with_its_size_at_the_flush_after_its_last_byte() {
 
 #[tokio::test(start_paused = true)]
 async fn newer_messages_are_not_written_while_a_send_waits_for_its_flush() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.hold_flush();
     let first = send(&session, "first");
@@ -120,7 +121,7 @@ async fn newer_messages_are_not_written_while_a_send_waits_for_its_flush() {
 
 #[tokio::test(start_paused = true)]
 async fn empty_message_is_sent_with_those_before_it() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, _task) = open(transport, Picky, SessionLayer::new(), service_fn(echo)).await;
     let nothing = soon(session.send(String::new())).await.unwrap();
     assert_eq!(nothing.bytes, 0);
@@ -137,7 +138,7 @@ async fn empty_message_is_sent_with_those_before_it() {
 
 #[tokio::test(start_paused = true)]
 async fn refused_send_fails_and_the_session_continues() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, _task) = open(transport, Picky, SessionLayer::new(), service_fn(echo)).await;
     let good = send(&session, "good");
     let bad = send(&session, "bad one");
@@ -160,7 +161,7 @@ async fn refused_send_fails_and_the_session_continues() {
 #[tokio::test(start_paused = true)]
 async fn message_that_no_task_awaits_and_the_codec_refuses_closes_a_stream() {
     for how in ["reply", "replies", "feed", "try_send"] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let handler = service_fn(|request: Request<String>| async move {
             let bad = "bad".to_owned();
             match request.message().as_str() {
@@ -187,7 +188,7 @@ async fn message_that_no_task_awaits_and_the_codec_refuses_closes_a_stream() {
 
 #[tokio::test(start_paused = true)]
 async fn closed_session_returns_messages() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_queue(1);
     let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
@@ -220,7 +221,7 @@ async fn closed_session_returns_messages() {
 
 #[tokio::test(start_paused = true)]
 async fn senders_that_wait_for_room_get_their_messages_back_at_the_close() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_watermarks(0, 4);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
@@ -244,7 +245,7 @@ async fn senders_that_wait_for_room_get_their_messages_back_at_the_close() {
 
 #[tokio::test(start_paused = true)]
 async fn queued_messages_that_were_never_encoded_are_returned() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_watermarks(0, 4);
     let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
@@ -261,7 +262,7 @@ async fn queued_messages_that_were_never_encoded_are_returned() {
 
 #[tokio::test(start_paused = true)]
 async fn transport_error_differs_from_a_close() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
     let sent = send(&session, "hello");
@@ -283,7 +284,7 @@ async fn transport_error_differs_from_a_close() {
 
 #[tokio::test(start_paused = true)]
 async fn reply_limit_stops_decoding_and_the_low_watermark_stops_pushes() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     // 200 bytes are more than 10 + 2 * 30 + 4 messages of 10.
     let layer = SessionLayer::new()
         .with_watermarks(10, 30)
@@ -316,7 +317,7 @@ async fn reply_limit_stops_decoding_and_the_low_watermark_stops_pushes() {
 
 #[tokio::test(start_paused = true)]
 async fn one_reply_may_exceed_the_high_watermark() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_watermarks(1, 1);
     let handler = service_fn(|request: Request<String>| async move {
         Ok::<_, BoxError>(vec![request.into_message(); 100])
@@ -334,7 +335,7 @@ async fn queue_holds_as_many_messages_as_are_set() {
         (SessionLayer::new().with_queue(3), 3),
         (SessionLayer::new().with_queue(0), 1),
     ] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
         // The session is not polled until the test awaits.
         let queued = (0..)
@@ -352,7 +353,7 @@ async fn queue_holds_as_many_messages_as_are_set() {
 
 #[tokio::test(start_paused = true)]
 async fn senders_that_wait_for_room_proceed_in_order() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_queue(2);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     let numbers: Vec<_> = (0..100).map(|n| n.to_string()).collect();
@@ -365,7 +366,7 @@ async fn senders_that_wait_for_room_proceed_in_order() {
 
 #[tokio::test(start_paused = true)]
 async fn send_that_is_dropped_before_there_is_room_sends_nothing_and_wakes_the_next() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_queue(1);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     session.try_send("fills it".to_owned()).unwrap();
@@ -381,7 +382,7 @@ async fn send_that_is_dropped_before_there_is_room_sends_nothing_and_wakes_the_n
 
 #[tokio::test(start_paused = true)]
 async fn send_that_is_dropped_after_it_was_queued_is_still_sent() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
     let first = send(&session, "first");
@@ -396,7 +397,7 @@ async fn send_that_is_dropped_after_it_was_queued_is_still_sent() {
 
 #[tokio::test(start_paused = true)]
 async fn peer_that_does_not_read_does_not_stop_its_handlers() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_in_flight(2).with_watermarks(0, 4);
     let done = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&done);
@@ -422,7 +423,7 @@ async fn peer_that_does_not_read_does_not_stop_its_handlers() {
 
 #[tokio::test(start_paused = true)]
 async fn messages_of_one_poll_share_a_write() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     for n in 0..10 {
         session.try_send(n.to_string()).unwrap();

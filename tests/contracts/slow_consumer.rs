@@ -1,13 +1,14 @@
 //! Senders that choose not to wait for a slow peer.
 
 use getty::{CloseReason, Offered, SendError, Session, SessionLayer, SlowConsumer, service_fn};
+use getty_test::{Peer, stream};
 
-use crate::support::{echo, idle, lines, open, soon, stream};
+use crate::support::{echo, idle, lines, open, soon};
 
 /// A session whose peer reads nothing. Its write buffer is above the high watermark, and its
 /// queue of four messages is empty.
-async fn slow() -> (Session<String>, getty::SessionTask, stream::Peer) {
-    let (transport, peer) = stream::pair();
+async fn slow() -> (Session<String>, getty::SessionTask, Peer) {
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_watermarks(0, 4).with_queue(4);
     let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
@@ -100,7 +101,7 @@ async fn drop_oldest_keeps_new_messages_and_those_that_were_not_offered() {
 
 #[tokio::test(start_paused = true)]
 async fn awaited_send_is_never_dropped_for_a_newer_message() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_watermarks(0, 4).with_queue(3);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use getty::{BoxError, CloseReason, Request, SendError, SessionLayer, service_fn};
+use getty_test::stream;
 use tokio::sync::mpsc;
 
-use crate::support::{echo, lines, open, stream};
+use crate::support::{echo, lines, open};
 
 const SENDERS: usize = 8;
 const MESSAGES: usize = 500;
@@ -73,7 +74,7 @@ async fn senders_on_many_threads_lose_nothing_and_each_keeps_its_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn every_send_that_races_a_close_gets_its_outcome() {
     for round in 0..200 {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
         let barrier = Arc::new(tokio::sync::Barrier::new(SENDERS + 1));
         let senders: Vec<_> = (0..SENDERS)

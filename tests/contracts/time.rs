@@ -13,6 +13,7 @@ use getty::{
     BoxError, CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, ServiceBuilder,
     SessionLayer, hooks::HandleExt, service_fn, transport::Framing,
 };
+use getty_test::{Stream, messages, stream};
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
@@ -21,11 +22,7 @@ use tokio::{
 use tokio_util::codec::{Decoder, Encoder};
 use tower::ServiceExt;
 
-use crate::support::{
-    echo, echo_by_turns, idle, lines, open, panic_message, soon,
-    stream::{self, Stream},
-    units,
-};
+use crate::support::{echo, echo_by_turns, idle, lines, open, panic_message, soon};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -59,7 +56,7 @@ fn note(
 
 #[tokio::test(start_paused = true)]
 async fn deadlines_run_at_their_times_until_they_return_none() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (thrice, for_ever) = <(Arc<Mutex<Vec<u64>>>, Arc<Mutex<Vec<u64>>>)>::default();
     let (handle, (), task) = prepared(transport, |handle| {
         let mut left = 3;
@@ -88,7 +85,7 @@ async fn deadlines_run_at_their_times_until_they_return_none() {
 
 #[tokio::test(start_paused = true)]
 async fn deadline_in_the_past_does_not_spin() {
-    let (transport, _peer) = stream::pair();
+    let (transport, _peer) = stream();
     let runs = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&runs);
     let (handle, (), _task) = prepared(transport, |handle| {
@@ -104,7 +101,7 @@ async fn deadline_in_the_past_does_not_spin() {
 
 #[tokio::test(start_paused = true)]
 async fn deadline_may_close_the_session() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (_handle, (), task) = prepared(transport, |handle| {
         handle.schedule(handle.opened_at() + 3 * SECOND, |connection, now| {
             connection.close_with(CloseReason::IdleTimeout);
@@ -119,7 +116,7 @@ async fn deadline_may_close_the_session() {
 
 #[tokio::test(start_paused = true)]
 async fn panic_of_a_deadline_ends_its_session() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (_handle, (), task) = prepared(transport, |handle| {
         handle.schedule(handle.opened_at(), |_, _| panic!("a bad check"));
     });
@@ -131,7 +128,7 @@ async fn panic_of_a_deadline_ends_its_session() {
 
 #[tokio::test(start_paused = true)]
 async fn delayed_session_writes_but_neither_reads_nor_opens() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let connection = Connection::new(transport);
     let handle = connection.handle().clone();
     let (first, second) = (handle.delay_open(), handle.delay_open());
@@ -165,7 +162,7 @@ async fn delayed_session_writes_but_neither_reads_nor_opens() {
 
 #[tokio::test(start_paused = true)]
 async fn delayed_session_may_be_closed() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (handle, _hold, task) = prepared(transport, ConnectionHandle::delay_open);
     peer.send("request\n");
     idle().await;
@@ -180,7 +177,7 @@ async fn delayed_session_may_be_closed() {
 #[tokio::test(start_paused = true)]
 async fn write_timeout_of_a_layer_replaces_that_of_the_session_layer() {
     for (timeout, seconds) in [(Some(2 * SECOND), 2), (Some(50 * SECOND), 50)] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let (_handle, (), task) = prepared(transport, |handle| handle.set_write_timeout(timeout));
         peer.stall();
         peer.send("request\n");
@@ -188,7 +185,7 @@ async fn write_timeout_of_a_layer_replaces_that_of_the_session_layer() {
         assert_eq!(closed.reason, CloseReason::WriteTimeout);
         assert_eq!(closed.lifetime.as_secs(), seconds);
     }
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (handle, (), _task) = prepared(transport, |handle| handle.set_write_timeout(None));
     peer.stall();
     peer.send("request\n");
@@ -203,7 +200,7 @@ fn seconds(handle: &ConnectionHandle, mark: Option<Instant>) -> Option<u64> {
 
 #[tokio::test(start_paused = true)]
 async fn silence_counts_only_while_the_session_reads() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (turns, handler) = echo_by_turns();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), handler).await;
     let silent = || seconds(&session, session.silent_since());
@@ -231,7 +228,7 @@ async fn silence_counts_only_while_the_session_reads() {
 
 #[tokio::test(start_paused = true)]
 async fn frame_is_incomplete_from_its_first_byte_to_its_last() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     let since = || seconds(&session, session.incomplete_since());
     assert_eq!(since(), None);
@@ -278,7 +275,7 @@ impl Encoder<String> for Raw {
 
 #[tokio::test(start_paused = true)]
 async fn control_frames_are_read_and_are_no_messages() {
-    let (transport, peer) = units::pair(Framing::Messages);
+    let (transport, peer) = messages(Framing::Messages);
     let (session, _task) = open(transport, Raw, SessionLayer::new(), service_fn(echo)).await;
     sleep(SECOND).await;
     peer.send_control(6);
@@ -290,13 +287,13 @@ async fn control_frames_are_read_and_are_no_messages() {
     assert_eq!(seconds(&session, Some(session.last_active())), Some(0));
     assert_eq!(session.incomplete_since(), None);
     peer.send("message");
-    assert_eq!(soon(peer.message()).await, "message");
+    assert_eq!(soon(peer.text()).await, "message");
     assert_eq!(peer.waiting(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn pings_are_sent_by_the_transport_until_its_close() {
-    let (transport, peer) = units::pair(Framing::Messages);
+    let (transport, peer) = messages(Framing::Messages);
     let (session, task) = open(transport, Raw, SessionLayer::new(), service_fn(echo)).await;
     for n in 1..4 {
         session.ping();
@@ -312,7 +309,7 @@ async fn pings_are_sent_by_the_transport_until_its_close() {
     assert_eq!(soon(task).await.unwrap().reason, CloseReason::Local);
     assert_eq!(peer.pings(), 3);
 
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     session.ping();
     soon(session.send("after".to_owned())).await.unwrap();

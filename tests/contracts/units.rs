@@ -7,11 +7,12 @@ use getty::{
     BoxError, CloseReason, Request, SendError, SessionLayer, service_fn, session::LeftoverBytes,
     transport::Framing,
 };
+use getty_test::messages;
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::{
     sending::Picky,
-    support::{echo, idle, lines, open, soon, units},
+    support::{echo, idle, lines, open, soon},
 };
 
 /// A codec for which each unit is one message, even an empty one. It consumes some units
@@ -56,14 +57,14 @@ const KINDS: [Framing; 2] = [Framing::Messages, Framing::Datagrams];
 #[tokio::test(start_paused = true)]
 async fn each_unit_is_one_message_in_both_directions_even_an_empty_one() {
     for kind in KINDS {
-        let (transport, peer) = units::pair(kind);
+        let (transport, peer) = messages(kind);
         let (session, task) = open(transport, Raw, SessionLayer::new(), service_fn(echo)).await;
         let messages = ["one", "", "two\nlines", "", ""];
         for message in messages {
             peer.send(message);
         }
         for message in messages {
-            assert_eq!(soon(peer.message()).await, message);
+            assert_eq!(soon(peer.text()).await, message);
         }
         peer.finish();
         let closed = soon(task).await.unwrap();
@@ -82,52 +83,52 @@ async fn each_unit_is_one_message_in_both_directions_even_an_empty_one() {
 #[tokio::test(start_paused = true)]
 async fn units_that_the_codec_consumes_do_not_delay_others() {
     for kind in KINDS {
-        let (transport, peer) = units::pair(kind);
+        let (transport, peer) = messages(kind);
         // All units have arrived before the first read.
         for message in ["kept", "kept", "one", "kept", "two"] {
             peer.send(message);
         }
         let (_session, _task) = open(transport, Raw, SessionLayer::new(), service_fn(echo)).await;
-        assert_eq!(soon(peer.message()).await, "one", "{kind:?}");
-        assert_eq!(soon(peer.message()).await, "two", "{kind:?}");
+        assert_eq!(soon(peer.text()).await, "one", "{kind:?}");
+        assert_eq!(soon(peer.text()).await, "two", "{kind:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn pending_transport_is_read_once_per_poll() {
-    let (transport, peer) = units::pair(Framing::Messages);
+    let (transport, peer) = messages(Framing::Messages);
     let (_session, _task) = open(transport, Raw, SessionLayer::new(), service_fn(echo)).await;
     idle().await;
     for message in ["one", "two"] {
-        let asked = peer.asked();
+        let asked = peer.counts().reads;
         peer.send(message);
-        assert_eq!(soon(peer.message()).await, message);
+        assert_eq!(soon(peer.text()).await, message);
         idle().await;
         // One read for the message and one for the next. There must be none after the reply.
-        assert_eq!(peer.asked() - asked, 2);
+        assert_eq!(peer.counts().reads - asked, 2);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn replies_are_flushed_if_announced_input_does_not_arrive() {
     for framing in [Framing::Messages, Framing::Datagrams] {
-        let (transport, peer) = units::pair(framing);
+        let (transport, peer) = messages(framing);
         let (_session, _task) =
             open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
         peer.promise_more();
         peer.send("one\n");
-        assert_eq!(soon(peer.message()).await, "one\n");
+        assert_eq!(soon(peer.text()).await, "one\n");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn unit_needs_no_delimiter_with_a_codec_for_streams() {
-    let (transport, peer) = units::pair(Framing::Messages);
+    let (transport, peer) = messages(Framing::Messages);
     let (_session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.send("no newline");
-    assert_eq!(soon(peer.message()).await, "no newline\n");
+    assert_eq!(soon(peer.text()).await, "no newline\n");
     peer.send("with newline\n");
-    assert_eq!(soon(peer.message()).await, "with newline\n");
+    assert_eq!(soon(peer.text()).await, "with newline\n");
 }
 
 #[tokio::test(start_paused = true)]
@@ -146,14 +147,14 @@ async fn bad_unit_closes_on_messages_and_is_skipped_on_datagrams() {
             false,
         ),
     ] {
-        let (transport, peer) = units::pair(kind);
+        let (transport, peer) = messages(kind);
         let (session, task) = open(transport, Raw, layer, service_fn(echo)).await;
         for message in ["good", "bad", "bad again", "better"] {
             peer.send(message);
         }
-        assert_eq!(soon(peer.message()).await, "good");
+        assert_eq!(soon(peer.text()).await, "good");
         if skips {
-            assert_eq!(soon(peer.message()).await, "better");
+            assert_eq!(soon(peer.text()).await, "better");
             assert_eq!(session.stats().skipped, 2);
             assert!(!session.is_closing());
         } else {
@@ -167,7 +168,7 @@ async fn bad_unit_closes_on_messages_and_is_skipped_on_datagrams() {
 
 #[tokio::test(start_paused = true)]
 async fn unit_with_bytes_behind_its_message_is_bad() {
-    let (transport, peer) = units::pair(Framing::Messages);
+    let (transport, peer) = messages(Framing::Messages);
     let (_session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.send("one\ntwo\n");
     let closed = soon(task).await.unwrap();
@@ -175,23 +176,23 @@ async fn unit_with_bytes_behind_its_message_is_bad() {
     let leftover: LeftoverBytes = *closed.source.unwrap().downcast_ref().unwrap();
     assert_eq!(leftover.bytes, 4);
 
-    let (transport, peer) = units::pair(Framing::Datagrams);
+    let (transport, peer) = messages(Framing::Datagrams);
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.send("one\ntwo\n");
     peer.send("three\n");
-    assert_eq!(soon(peer.message()).await, "three\n");
+    assert_eq!(soon(peer.text()).await, "three\n");
     assert_eq!(session.stats().skipped, 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn message_that_no_task_awaits_and_the_codec_refuses_is_skipped_on_datagrams() {
     for (kind, skips) in [(Framing::Messages, false), (Framing::Datagrams, true)] {
-        let (transport, peer) = units::pair(kind);
+        let (transport, peer) = messages(kind);
         let (session, task) = open(transport, Raw, SessionLayer::new(), service_fn(echo)).await;
         peer.send("unsaid");
         peer.send("said");
         if skips {
-            assert_eq!(soon(peer.message()).await, "said");
+            assert_eq!(soon(peer.text()).await, "said");
             session.feed("unsaid".to_owned()).await.unwrap();
             idle().await;
             assert_eq!(session.stats().skipped, 2);
@@ -204,7 +205,7 @@ async fn message_that_no_task_awaits_and_the_codec_refuses_is_skipped_on_datagra
 
 #[tokio::test(start_paused = true)]
 async fn refused_send_fails_and_is_not_counted_as_skipped() {
-    let (transport, _peer) = units::pair(Framing::Datagrams);
+    let (transport, _peer) = messages(Framing::Datagrams);
     let (session, _task) = open(transport, Raw, SessionLayer::new(), service_fn(echo)).await;
     let refused = soon(session.send("unsaid".to_owned())).await;
     assert!(matches!(refused, Err(SendError::Encode(_))));
@@ -213,7 +214,7 @@ async fn refused_send_fails_and_is_not_counted_as_skipped() {
 
 #[tokio::test(start_paused = true)]
 async fn messages_that_wait_for_the_transport_keep_their_boundaries() {
-    let (transport, peer) = units::pair(Framing::Datagrams);
+    let (transport, peer) = messages(Framing::Datagrams);
     let (session, _task) = open(transport, Raw, SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
     session.feed("first".to_owned()).await.unwrap();
@@ -233,13 +234,13 @@ async fn messages_that_wait_for_the_transport_keep_their_boundaries() {
     assert_eq!(soon(empty).await.unwrap().unwrap().bytes, 0);
     assert!(peer.waiting() >= 2, "both messages were sent");
     for message in ["first", "", "last"] {
-        assert_eq!(soon(peer.message()).await, message);
+        assert_eq!(soon(peer.text()).await, message);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn send_of_an_empty_message_completes_after_it_is_written() {
-    let (transport, peer) = units::pair(Framing::Datagrams);
+    let (transport, peer) = messages(Framing::Datagrams);
     let (session, _task) = open(transport, Raw, SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
     let empty = tokio::spawn({
@@ -255,7 +256,7 @@ async fn send_of_an_empty_message_completes_after_it_is_written() {
 
 #[tokio::test(start_paused = true)]
 async fn frame_in_two_units_is_bad() {
-    let (transport, peer) = units::pair(Framing::Messages);
+    let (transport, peer) = messages(Framing::Messages);
     let (_session, task) = open(transport, Picky, SessionLayer::new(), service_fn(echo)).await;
     peer.send("half ");
     peer.send("a line\n");
@@ -264,7 +265,7 @@ async fn frame_in_two_units_is_bad() {
 
 #[tokio::test(start_paused = true)]
 async fn many_messages_are_answered_in_order() {
-    let (transport, peer) = units::pair(Framing::Messages);
+    let (transport, peer) = messages(Framing::Messages);
     let slow = service_fn(|request: Request<String>| async move {
         tokio::task::yield_now().await;
         Ok::<_, BoxError>(request.into_message())
@@ -275,6 +276,6 @@ async fn many_messages_are_answered_in_order() {
         peer.send(n.to_string());
     }
     for n in 0..1000 {
-        assert_eq!(soon(peer.message()).await, n.to_string());
+        assert_eq!(soon(peer.text()).await, n.to_string());
     }
 }

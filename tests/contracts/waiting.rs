@@ -8,12 +8,13 @@ use std::{
 };
 
 use getty::{BoxError, Close, CloseReason, Request, SendError, SessionLayer, service_fn};
+use getty_test::stream;
 
-use crate::support::{echo, idle, lines, open, soon, stream};
+use crate::support::{echo, idle, lines, open, soon};
 
 #[tokio::test(start_paused = true)]
 async fn writable_resolves_at_the_low_watermark() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_watermarks(4, 10);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     soon(session.writable()).await.unwrap();
@@ -43,7 +44,7 @@ async fn writable_resolves_at_the_low_watermark() {
 
 #[tokio::test(start_paused = true)]
 async fn writable_waits_for_room_in_the_queue_and_reserves_none() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_queue(1);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     session.try_send("fills it".to_owned()).unwrap();
@@ -67,7 +68,7 @@ async fn writable_waits_for_room_in_the_queue_and_reserves_none() {
 
 #[tokio::test(start_paused = true)]
 async fn writable_fails_when_the_session_ends() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_watermarks(0, 4);
     let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
@@ -88,7 +89,7 @@ async fn writable_fails_when_the_session_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn flush_resolves_when_all_earlier_messages_are_flushed() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     soon(session.flush()).await.unwrap();
     peer.stall();
@@ -132,7 +133,7 @@ async fn flush_resolves_when_all_earlier_messages_are_flushed() {
 
 #[tokio::test(start_paused = true)]
 async fn dropped_flush_changes_nothing() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
     session.try_send("before".to_owned()).unwrap();
@@ -148,7 +149,7 @@ async fn dropped_flush_changes_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn flush_fails_when_the_session_ends_first() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
     session.try_send("before".to_owned()).unwrap();
@@ -165,7 +166,7 @@ async fn flush_fails_when_the_session_ends_first() {
 #[tokio::test(start_paused = true)]
 async fn close_after_flush_waits_for_a_slow_peer() {
     for after_flush in [true, false] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let layer = SessionLayer::new().with_watermarks(0, 4);
         let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
         peer.stall();
@@ -197,7 +198,7 @@ async fn close_after_flush_waits_for_a_slow_peer() {
 
 #[tokio::test(start_paused = true)]
 async fn handlers_have_the_drain_deadline_after_the_flush() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let handler = service_fn(|_: Request<String>| async {
         std::future::pending::<()>().await;
         Ok::<_, BoxError>(None::<String>)
@@ -220,7 +221,7 @@ async fn handlers_have_the_drain_deadline_after_the_flush() {
 
 #[tokio::test(start_paused = true)]
 async fn close_after_flush_accepts_a_deadline_later() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_write_timeout(None);
     let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
@@ -246,7 +247,7 @@ async fn close_after_flush_accepts_a_deadline_later() {
 
 #[tokio::test(start_paused = true)]
 async fn close_after_flush_does_not_wait_for_a_peer_that_takes_nothing() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
     let sent = tokio::spawn({
@@ -273,7 +274,7 @@ async fn close_after_flush_does_not_wait_for_a_peer_that_takes_nothing() {
 async fn slow_peer_gets_all_bytes_with_bounded_memory() {
     const MESSAGES: usize = 40;
 
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_watermarks(20, 40).with_queue(4);
     let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();

@@ -11,16 +11,14 @@ use getty::{
     net::TcpListener,
     service_fn,
 };
+use getty_test::{Stream, stream};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 use tower::ServiceExt;
 
-use crate::support::{
-    echo, soon,
-    stream::{self, Stream},
-};
+use crate::support::{echo, soon};
 
 fn net(text: &str) -> IpNet {
     text.parse().unwrap()
@@ -45,7 +43,7 @@ async fn changed_rule_applies_to_new_connections_and_a_registry_can_close_the_ot
     let mut peers = Vec::new();
     let mut tasks = Vec::new();
     for peer in ["192.0.2.1:1", "198.51.100.1:1"] {
-        let (transport, end) = stream::pair();
+        let (transport, end) = stream();
         tasks.push(tokio::spawn(stack.clone().oneshot(from(peer, transport))));
         end.send("hello\n");
         assert_eq!(soon(end.line()).await, "hello");
@@ -53,7 +51,7 @@ async fn changed_rule_applies_to_new_connections_and_a_registry_can_close_the_ot
     }
 
     list.deny(net("192.0.2.0/24"));
-    let (transport, end) = stream::pair();
+    let (transport, end) = stream();
     let refused = from("[::ffff:192.0.2.9]:1", transport);
     let handle = refused.handle().clone();
     let error = soon(stack.oneshot(refused)).await.unwrap_err();

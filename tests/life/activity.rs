@@ -5,18 +5,19 @@ use getty::{
     layers::{ActivityLayer, HandleErrorLayer, IdleTimeoutLayer},
     service_fn,
 };
+use getty_test::stream;
 use tokio::time;
 use tower::ServiceExt;
 
 use crate::{
     kit::SECOND,
-    support::{echo, idle, lines, open, probe::probe, soon, stream},
+    support::{echo, echo_probe, idle, lines, open, soon},
 };
 
 #[tokio::test(start_paused = true)]
 async fn only_selected_messages_update_last_active() {
     for n in [1, 4] {
-        let (transport, end) = stream::pair();
+        let (transport, end) = stream();
         let stack = ServiceBuilder::new()
             .layer(ActivityLayer::new(|message| message != "PING"))
             .service_fn(echo);
@@ -49,7 +50,7 @@ async fn only_selected_messages_update_last_active() {
 
 #[tokio::test(start_paused = true)]
 async fn without_the_layer_every_message_updates_last_active() {
-    let (transport, end) = stream::pair();
+    let (transport, end) = stream();
     let stack = ServiceBuilder::new().service_fn(echo);
     let (session, _task) = open(transport, lines(), SessionLayer::new(), stack).await;
     time::sleep(SECOND).await;
@@ -61,8 +62,8 @@ async fn without_the_layer_every_message_updates_last_active() {
 
 #[tokio::test(start_paused = true)]
 async fn message_counts_when_the_handler_is_called_and_not_when_it_is_decoded() {
-    let (transport, end) = stream::pair();
-    let (service, control) = probe();
+    let (transport, end) = stream();
+    let (service, control) = echo_probe();
     let stack = ServiceBuilder::new()
         .layer(ActivityLayer::new(|message| message != "PING"))
         .service(service);
@@ -71,11 +72,11 @@ async fn message_counts_when_the_handler_is_called_and_not_when_it_is_decoded() 
     soon(end.line()).await;
     let before = session.last_active();
 
-    control.wait();
+    control.set_pending();
     end.send("work\n");
     time::sleep(SECOND).await;
     assert_eq!(session.last_active(), before);
-    control.ready();
+    control.set_ready();
     soon(end.line()).await;
     idle().await;
     assert!(session.last_active() >= before + SECOND);
@@ -83,7 +84,7 @@ async fn message_counts_when_the_handler_is_called_and_not_when_it_is_decoded() 
 
 #[tokio::test(start_paused = true)]
 async fn message_counts_if_any_layer_selects_it_even_if_its_handler_fails() {
-    let (transport, end) = stream::pair();
+    let (transport, end) = stream();
     let stack = ServiceBuilder::new()
         .layer(ActivityLayer::new(|message| message == "a"))
         .layer(ActivityLayer::new(|message| message == "b"))
@@ -101,7 +102,7 @@ async fn message_counts_if_any_layer_selects_it_even_if_its_handler_fails() {
 
 #[tokio::test(start_paused = true)]
 async fn peer_that_sends_only_keepalives_is_closed_as_idle() {
-    let (transport, end) = stream::pair();
+    let (transport, end) = stream();
     let connection = Connection::new(transport);
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))

@@ -6,10 +6,11 @@ use getty::{
     SessionLayer,
     layers::{CatchPanicLayer, HandleErrorLayer},
 };
+use getty_test::{Stream, listener, stream};
 
 use crate::{
     kit::run,
-    support::{echo, lines, listener, panic_message, soon, stream},
+    support::{echo, lines, panic_message, soon},
 };
 
 async fn shaky(request: Request<String>) -> Result<Option<String>, BoxError> {
@@ -22,7 +23,7 @@ async fn shaky(request: Request<String>) -> Result<Option<String>, BoxError> {
 
 #[tokio::test(start_paused = true)]
 async fn panic_before_the_session_opens_closes_only_its_connection() {
-    let (listener, dialer) = listener::memory();
+    let (listener, dialer) = listener();
     let (closes, mut closed) = tokio::sync::mpsc::unbounded_channel();
     let app = ServiceBuilder::new()
         .map_request(move |connection: Connection<_>| {
@@ -35,7 +36,7 @@ async fn panic_before_the_session_opens_closes_only_its_connection() {
             connection
         })
         .layer(CatchPanicLayer::new())
-        .map_request(|connection: Connection<stream::Stream>| {
+        .map_request(|connection: Connection<Stream>| {
             assert!(connection.handle().is_closing(), "a bad handshake");
             connection
         })
@@ -56,7 +57,7 @@ async fn panic_before_the_session_opens_closes_only_its_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn panic_in_a_session_closes_it_as_panicked_under_the_layer_too() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (_, task) = run(
         transport,
         ServiceBuilder::new()
@@ -74,7 +75,7 @@ async fn panic_in_a_session_closes_it_as_panicked_under_the_layer_too() {
 
 #[tokio::test(start_paused = true)]
 async fn panic_of_a_handler_closes_the_session_as_panicked_and_not_as_handler() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (_, task) = run(
         transport,
         ServiceBuilder::new()
@@ -92,7 +93,7 @@ async fn panic_of_a_handler_closes_the_session_as_panicked_and_not_as_handler() 
 
 #[tokio::test(start_paused = true)]
 async fn panic_of_a_handler_can_be_answered_with_a_reply_and_the_session_continues() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (_, task) = run(
         transport,
         ServiceBuilder::new()
@@ -113,7 +114,7 @@ async fn panic_of_a_handler_can_be_answered_with_a_reply_and_the_session_continu
 
 #[tokio::test(start_paused = true)]
 async fn handle_error_layer_outside_receives_panics_as_errors() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (_, task) = run(
         transport,
         ServiceBuilder::new()

@@ -6,10 +6,11 @@ use getty::{
     BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, SessionLayer,
     layers::{CloseCallbackLayer, OnOpenLayer},
 };
+use getty_test::stream;
 
 use crate::{
     kit::run,
-    support::{echo, lines, soon, stream},
+    support::{echo, lines, soon},
 };
 
 #[tokio::test(start_paused = true)]
@@ -45,7 +46,7 @@ async fn callback_runs_once_for_every_kind_of_close() {
         ("abort", CloseReason::Dropped, None),
         ("unwanted", CloseReason::Refused, Some("unwanted")),
     ] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let (handle, task) = run(transport, stack.clone());
         let mut has_read = true;
         match message {

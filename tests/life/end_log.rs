@@ -10,15 +10,15 @@ use getty::{
     layers::{IdleTimeoutLayer, MaxAgeLayer, TraceLayer},
     service_fn,
 };
+use getty_test::{Log, LogEvent, Peer, Stream, stream};
 use tokio::io::AsyncReadExt;
 use tower::{Layer, ServiceExt, util::BoxCloneService};
 use tracing::Level;
 
 use crate::support::{
     connector, idle,
-    log::{Line, Log},
+    log::{lines_of, sole_end},
     soon,
-    stream::{self, Peer, Stream},
 };
 
 /// Variant of the stack under test.
@@ -82,16 +82,17 @@ fn stack(setting: Setting) -> Stack {
 
 /// Runs a session whose peer does `action`. Returns the log and the close record.
 async fn log_of(setting: Setting, action: impl FnOnce(&Peer)) -> (Log, Closed) {
-    let (log, _guard) = Log::record();
-    let (transport, peer) = stream::pair();
+    let mut log = Log::capture();
+    let (transport, peer) = stream();
     let connection = Connection::new(transport);
     let task = tokio::spawn(stack(setting).oneshot(connection));
     action(&peer);
     let closed = soon(task).await.unwrap().unwrap();
+    log.stop();
     (log, closed)
 }
 
-fn assert_end(setting: Setting, line: &Line, level: Level, closed: &Closed) {
+fn assert_end(setting: Setting, line: &LogEvent, level: Level, closed: &Closed) {
     let text = if setting.traced {
         "connection closed"
     } else {
@@ -99,7 +100,7 @@ fn assert_end(setting: Setting, line: &Line, level: Level, closed: &Closed) {
         assert!(line.field("connection").contains('#'), "{line:?}");
         "a session ended"
     };
-    assert_eq!(line.text(), text, "{setting:?}");
+    assert_eq!(line.message(), text, "{setting:?}");
     assert_eq!(line.level, level, "{setting:?} {line:?}");
     assert_eq!(line.field("reason"), closed.reason.as_str());
     let source = closed.source.as_ref();
@@ -122,7 +123,7 @@ async fn failure_is_logged_once_as_a_warning() {
             let (log, closed) = log_of(setting, |peer| peer.send(bytes)).await;
             assert_eq!(closed.reason, *reason);
             assert!(closed.source.is_some());
-            assert_end(setting, &log.sole_end(), Level::WARN, &closed);
+            assert_end(setting, &sole_end(&log), Level::WARN, &closed);
         }
     }
 }
@@ -145,7 +146,7 @@ async fn close_caused_by_the_peer_or_a_timeout_is_logged_once_at_debug() {
         for (action, reason) in &cases {
             let (log, closed) = log_of(setting, action).await;
             assert_eq!(closed.reason, *reason);
-            assert_end(setting, &log.sole_end(), Level::DEBUG, &closed);
+            assert_end(setting, &sole_end(&log), Level::DEBUG, &closed);
         }
     }
 }
@@ -156,9 +157,9 @@ async fn close_requested_by_the_handler_is_not_logged_by_the_session_loop() {
         let (log, closed) = log_of(setting, |peer| peer.send("quit\n")).await;
         assert_eq!(closed.reason, CloseReason::Local);
         if setting.traced {
-            assert_end(setting, &log.sole_end(), Level::DEBUG, &closed);
+            assert_end(setting, &sole_end(&log), Level::DEBUG, &closed);
         } else {
-            assert!(log.lines().is_empty(), "{:?}", log.lines());
+            assert!(lines_of(&log).is_empty(), "{:?}", lines_of(&log));
         }
     }
 }
@@ -170,23 +171,23 @@ async fn handler_that_a_close_interrupted_is_logged_once() {
             traced,
             per_session: false,
         };
-        let (log, _guard) = Log::record();
-        let (transport, peer) = stream::pair();
+        let log = Log::capture();
+        let (transport, peer) = stream();
         let stack = MaxAgeLayer::new(Duration::from_secs(5)).layer(stack(setting));
         let task = tokio::spawn(stack.oneshot(Connection::new(transport)));
         peer.send("wait\n");
         let closed = soon(task).await.unwrap().unwrap();
         assert_eq!(closed.reason, CloseReason::LifetimeExpired);
         assert!(closed.source.is_some(), "the handler was interrupted");
-        assert_end(setting, &log.sole_end(), Level::DEBUG, &closed);
+        assert_end(setting, &sole_end(&log), Level::DEBUG, &closed);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn failed_make_service_is_logged_once() {
     for traced in [false, true] {
-        let (log, _guard) = Log::record();
-        let (transport, _peer) = stream::pair();
+        let log = Log::capture();
+        let (transport, _peer) = stream();
         let stack = ServiceBuilder::new()
             .option_layer(traced.then(TraceLayer::new))
             .layer(CodecLayer::new(Lines::new()))
@@ -199,12 +200,15 @@ async fn failed_make_service_is_logged_once() {
             });
         let ended = soon(stack.oneshot(Connection::new(transport))).await;
         assert!(ended.is_err());
-        let line = log.sole_end();
+        let line = sole_end(&log);
         assert_eq!(line.level, Level::DEBUG);
         assert_eq!(line.field("reason"), "refused");
         assert_eq!(line.field("error"), "no account");
         if !traced {
-            assert_eq!(line.text(), "a connection ended before its session opened");
+            assert_eq!(
+                line.message(),
+                "a connection ended before its session opened"
+            );
         }
     }
 }
@@ -214,7 +218,7 @@ async fn log_of_a_refusal<S>(stack: S) -> Log
 where
     S: getty::Pipeline<tokio::io::DuplexStream>,
 {
-    let (log, _guard) = Log::record();
+    let mut log = Log::capture();
     let (listener, connector) = getty::net::memory(64);
     let server = tokio::spawn(async move { getty::serve(listener, stack).await });
     let mut peer = connector.connect().await.unwrap().into_parts().0;
@@ -222,6 +226,7 @@ where
     soon(peer.read_to_end(&mut rest)).await.unwrap();
     idle().await;
     server.abort();
+    log.stop();
     log
 }
 
@@ -238,7 +243,7 @@ async fn refusal_is_logged_once_with_its_error() {
         Err("not today".into())
     };
     let log = log_of_a_refusal(service_fn(close_as_idle)).await;
-    assert_eq!(log.sole_end().field("reason"), "idle_timeout");
+    assert_eq!(sole_end(&log).field("reason"), "idle_timeout");
 
     let close_as_refused = async |connection: Connection<tokio::io::DuplexStream>| -> Refused {
         connection
@@ -259,13 +264,16 @@ async fn refusal_is_logged_once_with_its_error() {
             log_of_a_refusal(TraceLayer::new().layer(service_fn(close_as_refused))).await,
         ),
     ] {
-        let line = log.sole_end();
+        let line = sole_end(&log);
         assert_eq!(line.level, Level::DEBUG);
         assert_eq!(line.field("reason"), "refused");
         assert_eq!(line.field("error"), "not today");
         if !traced {
             assert_eq!(line.target, "getty::session");
-            assert_eq!(line.text(), "a connection ended before its session opened");
+            assert_eq!(
+                line.message(),
+                "a connection ended before its session opened"
+            );
         }
     }
 }
@@ -279,21 +287,21 @@ async fn session_interrupted_by_a_layer_is_logged_once_with_the_error() {
             .layer(CodecLayer::new(Lines::new()))
             .layer(SessionLayer::new())
             .service_fn(answer);
-        let line = log_of_a_refusal(stack).await.sole_end();
+        let line = sole_end(&log_of_a_refusal(stack).await);
         assert_eq!(line.level, Level::DEBUG);
         assert_eq!(line.field("error"), "request timed out");
         if traced {
             assert_eq!(line.field("reason"), "dropped");
         } else {
-            assert_eq!(line.text(), "a session ended");
+            assert_eq!(line.message(), "a session ended");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn stack_that_panics_in_call_is_logged_once_by_the_trace_layer() {
-    let (log, _guard) = Log::record();
-    let (transport, _peer) = stream::pair();
+    let log = Log::capture();
+    let (transport, _peer) = stream();
     let mut service = TraceLayer::new().layer(service_fn(
         |_: Connection<Stream>| -> std::future::Ready<Result<Closed, BoxError>> {
             panic!("a bad stack")
@@ -306,29 +314,29 @@ async fn stack_that_panics_in_call_is_logged_once_by_the_trace_layer() {
         ));
     });
     assert!(std::panic::catch_unwind(call).is_err());
-    let line = log.sole_end();
+    let line = sole_end(&log);
     assert_eq!(line.level, Level::WARN);
     assert_eq!(line.field("reason"), "panicked");
 }
 
 #[tokio::test(start_paused = true)]
 async fn dropped_session_future_is_not_logged() {
-    let (log, _guard) = Log::record();
-    let (transport, peer) = stream::pair();
+    let log = Log::capture();
+    let (transport, peer) = stream();
     let connection = Connection::new(transport);
     let handle = connection.handle().clone();
     let task = tokio::spawn(stack(SETTINGS[0]).oneshot(connection));
     assert!(soon(handle.opened()).await);
     task.abort();
     assert_eq!(soon(handle.closed()).await.reason, CloseReason::Dropped);
-    assert!(log.lines().is_empty(), "{:?}", log.lines());
+    assert!(lines_of(&log).is_empty(), "{:?}", lines_of(&log));
     drop(peer);
 }
 
 #[tokio::test(start_paused = true)]
 async fn client_session_is_logged_like_a_server_session() {
-    let (log, _guard) = Log::record();
-    let (transport, peer) = stream::pair();
+    let log = Log::capture();
+    let (transport, peer) = stream();
     let (_session, task) = getty::connect(connector(), transport, |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(Lines::new()))
@@ -340,7 +348,7 @@ async fn client_session_is_logged_like_a_server_session() {
     .unwrap();
     peer.send("fail\n");
     let closed = soon(task).await.unwrap();
-    assert_end(SETTINGS[0], &log.sole_end(), Level::WARN, &closed);
+    assert_end(SETTINGS[0], &sole_end(&log), Level::WARN, &closed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -354,7 +362,7 @@ async fn callbacks_run_even_if_the_display_of_an_error_panics() {
     }
     impl std::error::Error for Unprintable {}
 
-    let (_log, _guard) = Log::record();
+    let _log = Log::capture();
     let connection = Connection::new(());
     let (reasons, received) = std::sync::mpsc::channel();
     connection

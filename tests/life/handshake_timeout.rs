@@ -12,17 +12,18 @@ use getty::{
     hooks::HandleExt,
     layers::{CodecLayer, HandshakeTimeoutLayer, handshake_timeout::HandshakeTimedOut},
 };
+use getty_test::{Stream, stream};
 use tokio::time::{Instant, advance, sleep};
 use tower::ServiceExt;
 
 use crate::{
     kit::SECOND,
-    support::{echo, idle, lines, soon, stream},
+    support::{echo, idle, lines, soon},
 };
 
 #[tokio::test(start_paused = true)]
 async fn session_that_opens_in_time_is_not_closed() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(HandshakeTimeoutLayer::default())
         .layer(CodecLayer::new(lines()))
@@ -42,7 +43,7 @@ async fn session_that_opens_in_time_is_not_closed() {
 
 #[tokio::test(start_paused = true)]
 async fn connection_that_was_queued_for_too_long_is_refused_without_a_read() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(HandshakeTimeoutLayer::new(3 * SECOND))
         .layer(CodecLayer::new(lines()))
@@ -62,10 +63,10 @@ async fn connection_that_was_queued_for_too_long_is_refused_without_a_read() {
 
 #[tokio::test(start_paused = true)]
 async fn handshake_that_waits_for_its_peer_is_interrupted_and_callbacks_run_once() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(HandshakeTimeoutLayer::default())
-        .service_fn(|connection: Connection<stream::Stream>| async move {
+        .service_fn(|connection: Connection<Stream>| async move {
             pending::<()>().await;
             drop(connection);
             Ok::<_, getty::BoxError>(())
@@ -90,7 +91,7 @@ async fn handshake_that_waits_for_its_peer_is_interrupted_and_callbacks_run_once
 #[tokio::test(start_paused = true)]
 async fn session_whose_open_is_delayed_can_time_out() {
     for (delay, opens) in [(9, true), (11, false)] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let stack = ServiceBuilder::new()
             .layer(HandshakeTimeoutLayer::default())
             .layer(CodecLayer::new(lines()))
@@ -118,7 +119,7 @@ async fn zero_timeout_refuses_all_connections_and_the_maximum_refuses_none() {
     for (timeout, opens) in [(Duration::ZERO, false), (Duration::MAX, true)] {
         // A real program may start between two ticks of tokio's timer.
         advance(Duration::from_micros(300)).await;
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let stack = ServiceBuilder::new()
             .layer(HandshakeTimeoutLayer::new(timeout))
             .layer(CodecLayer::new(lines()))

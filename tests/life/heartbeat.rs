@@ -22,6 +22,7 @@ use getty::{
     },
     transport::{Framing, Received},
 };
+use getty_test::{Peer, Stream, messages, stream};
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},
@@ -30,10 +31,10 @@ use tower::ServiceExt;
 
 use crate::{
     kit::{SECOND, run, run_session},
-    support::{Answer, echo, idle, lines, soon, stream, units},
+    support::{Answer, echo, echo_probe, idle, lines, soon},
 };
 
-type Open = (Session<String>, stream::Peer, JoinHandle<Closed>);
+type Open = (Session<String>, Peer, JoinHandle<Closed>);
 type Pings = HeartbeatLayer<String, Message<fn(&Session<String>) -> String>, NoPong>;
 
 /// Sends `PING` every fifteen seconds without jitter.
@@ -43,7 +44,7 @@ fn pings() -> Pings {
 }
 
 async fn open(layer: Pings) -> Open {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let session: Arc<Mutex<Option<Session<String>>>> = Arc::default();
     let slot = Arc::clone(&session);
     let stack = ServiceBuilder::new()
@@ -76,7 +77,7 @@ async fn handle(request: Request<String>) -> Answer {
 }
 
 /// Returns when the next `n` heartbeats arrive, in seconds since the open.
-async fn times(peer: &stream::Peer, handle: &ConnectionHandle, n: usize) -> Vec<u128> {
+async fn times(peer: &Peer, handle: &ConnectionHandle, n: usize) -> Vec<u128> {
     let mut times = Vec::new();
     while times.len() < n {
         assert_eq!(soon(peer.line()).await, "PING");
@@ -162,7 +163,7 @@ async fn without_an_answer_timeout_no_answer_is_required() {
 
 #[tokio::test(start_paused = true)]
 async fn answer_timeout_pauses_while_the_session_does_not_read() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()).with_max_frame(16))
         .layer(pings().with_response_timeout(5 * SECOND))
@@ -240,9 +241,9 @@ async fn answer_timeout_counts_from_the_last_byte_that_a_slow_reader_takes() {
 
 #[tokio::test(start_paused = true)]
 async fn pongs_take_no_permit_and_never_reach_the_handler() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let handled = Arc::new(AtomicUsize::new(0));
-    let (probe, control) = crate::support::probe::probe();
+    let (probe, control) = echo_probe();
     let count = Arc::clone(&handled);
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))
@@ -279,7 +280,7 @@ async fn pongs_take_no_permit_and_never_reach_the_handler() {
 
 #[tokio::test(start_paused = true)]
 async fn pongs_are_removed_on_message_transports_too() {
-    let (transport, peer) = units::pair(Framing::Messages);
+    let (transport, peer) = messages(Framing::Messages);
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))
         .layer(pings().with_pong(|message: &String| message == "PONG"))
@@ -289,15 +290,15 @@ async fn pongs_are_removed_on_message_transports_too() {
     for message in ["PONG\n", "one\n", "PONG", "two"] {
         peer.send(message);
     }
-    assert_eq!(soon(peer.message()).await, "one\n");
-    assert_eq!(soon(peer.message()).await, "two\n");
+    assert_eq!(soon(peer.text()).await, "one\n");
+    assert_eq!(soon(peer.text()).await, "two\n");
     assert_eq!(peer.waiting(), 0);
     assert_eq!(session.stats().messages_in, 4);
 }
 
 #[tokio::test(start_paused = true)]
 async fn heartbeat_may_be_skipped_by_its_closure() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let calls = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&calls);
     let stack = ServiceBuilder::new()
@@ -329,7 +330,7 @@ async fn heartbeat_may_be_skipped_by_its_closure() {
 /// A byte stream with a built-in ping.
 #[derive(Debug)]
 struct PingTransport {
-    inner: stream::Stream,
+    inner: Stream,
     /// Times of the pings.
     pings: Arc<Mutex<Vec<Instant>>>,
     /// Number of pings that are answered.
@@ -385,7 +386,7 @@ impl Transport for PingTransport {
 #[tokio::test(start_paused = true)]
 async fn ping_of_the_transport_is_the_heartbeat_and_its_pong_the_answer() {
     let pings: Arc<Mutex<Vec<Instant>>> = Arc::default();
-    let (inner, peer) = stream::pair();
+    let (inner, peer) = stream();
     let transport = PingTransport {
         inner,
         pings: Arc::clone(&pings),
@@ -414,7 +415,7 @@ async fn ping_of_the_transport_is_the_heartbeat_and_its_pong_the_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn transport_without_a_ping_has_no_heartbeat_and_no_timeout() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))
         .layer(HeartbeatLayer::ping(15 * SECOND).with_response_timeout(5 * SECOND))
@@ -440,7 +441,7 @@ async fn no_heartbeat_is_sent_while_the_session_closes() {
 #[tokio::test(start_paused = true)]
 async fn zero_and_maximum_periods_are_valid() {
     let layer = HeartbeatLayer::new(Duration::ZERO, |_session| "PING".to_owned());
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))
         .layer(layer.with_response_timeout(Duration::MAX))
@@ -455,7 +456,7 @@ async fn zero_and_maximum_periods_are_valid() {
     task.abort();
 
     for maximum in [Duration::MAX, Duration::from_secs(u64::MAX / 4)] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let layer = HeartbeatLayer::new(maximum, |_session| "PING".to_owned());
         let stack = ServiceBuilder::new()
             .layer(CodecLayer::new(lines()))

@@ -12,6 +12,7 @@ use getty::{
     hooks::HandleExt,
     layers::{CodecLayer, IdleTimeoutLayer},
 };
+use getty_test::{Peer, stream};
 use tokio::{
     task::JoinHandle,
     time::{advance, sleep},
@@ -20,13 +21,13 @@ use tower::ServiceExt;
 
 use crate::{
     kit::{SECOND, run, run_session},
-    support::{Answer, echo, idle, lines, soon, stream},
+    support::{Answer, echo, idle, lines, soon},
 };
 
-type Open = (ConnectionHandle, stream::Peer, JoinHandle<Closed>);
+type Open = (ConnectionHandle, Peer, JoinHandle<Closed>);
 
 fn open(layer: IdleTimeoutLayer) -> Open {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(layer)
         .layer(CodecLayer::new(lines()).with_max_frame(64))
@@ -201,7 +202,7 @@ async fn session_that_received_nothing_is_idle_even_if_it_is_polled_late() {
 
 #[tokio::test(start_paused = true)]
 async fn time_before_the_session_opens_does_not_count() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(IdleTimeoutLayer::new(60 * SECOND))
         .layer(CodecLayer::new(lines()))
@@ -229,7 +230,7 @@ async fn handler_may_continue_after_the_peer_has_finished() {
 
 #[tokio::test(start_paused = true)]
 async fn hook_runs_once_per_period_and_does_not_close_the_session() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let calls: Arc<Mutex<Vec<_>>> = Arc::default();
     let log = Arc::clone(&calls);
     let stack = ServiceBuilder::new()
@@ -267,7 +268,7 @@ async fn hook_runs_once_per_period_and_does_not_close_the_session() {
 
 #[tokio::test(start_paused = true)]
 async fn hook_may_close_the_session_and_is_not_called_again() {
-    let (transport, _peer) = stream::pair();
+    let (transport, _peer) = stream();
     let calls = Arc::new(Mutex::new(0));
     let count = Arc::clone(&calls);
     let hook = move |session: &Session<String>, _| {

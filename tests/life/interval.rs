@@ -14,11 +14,12 @@ use getty::{
     hooks::HandleExt,
     layers::{IntervalLayer, OnOpenLayer},
 };
+use getty_test::stream;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
     kit::run,
-    support::{echo, lines, panic_message, soon, stream},
+    support::{echo, lines, panic_message, soon},
 };
 
 const PERIOD: Duration = Duration::from_secs(60);
@@ -51,7 +52,7 @@ impl Log {
 #[tokio::test(start_paused = true)]
 async fn first_run_is_one_period_after_the_open_and_no_run_follows_the_close() {
     for asynchronous in [false, true] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let log = Log::new();
         let runs = log.clone();
         let stack = ServiceBuilder::new()
@@ -93,7 +94,7 @@ async fn first_run_is_one_period_after_the_open_and_no_run_follows_the_close() {
 
 #[tokio::test(start_paused = true)]
 async fn runs_are_on_time_in_a_busy_session() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let log = Log::new();
     let runs = log.clone();
     let (_handle, _task) = run(
@@ -116,7 +117,7 @@ async fn runs_are_on_time_in_a_busy_session() {
 
 #[tokio::test(start_paused = true)]
 async fn run_longer_than_the_period_does_not_overlap_and_missed_runs_are_skipped() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (starts, ends) = (Log::new(), Log::new());
     let running = Arc::new(AtomicUsize::new(0));
     let (started, ended) = (starts.clone(), ends.clone());
@@ -150,7 +151,7 @@ async fn run_longer_than_the_period_does_not_overlap_and_missed_runs_are_skipped
 async fn error_is_ignored_unless_closing_on_error_is_set() {
     for closes in [false, true] {
         for asynchronous in [false, true] {
-            let (transport, peer) = stream::pair();
+            let (transport, peer) = stream();
             let stack = ServiceBuilder::new().layer(CodecLayer::new(lines()));
             let (handle, task) = if asynchronous {
                 let interval =
@@ -214,9 +215,9 @@ async fn panic_of_a_callback_closes_only_its_session() {
             .service_fn(|request: Request<String>| echo(request))
     };
     for asynchronous in [false, true] {
-        let (transport, _peer) = stream::pair();
+        let (transport, _peer) = stream();
         let (bad, bad_task) = run(transport, stack(asynchronous));
-        let (transport, _good_peer) = stream::pair();
+        let (transport, _good_peer) = stream();
         let (good, _good_task) = run(transport, stack(asynchronous));
         bad.insert("bad");
         let closed = soon(bad_task).await.unwrap().unwrap();
@@ -246,7 +247,7 @@ async fn thousand_sessions_each_run_on_their_own_schedule() {
         .service_fn(echo);
     let mut sessions = Vec::new();
     for _ in 0..1000 {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         sessions.push((run(transport, stack.clone()), peer));
         sleep(TICK).await;
     }

@@ -6,12 +6,13 @@ use getty::{
     CloseReason, Closed, Connection, Request, ServiceBuilder, SessionLayer,
     layers::{CodecLayer, MaxAgeLayer},
 };
+use getty_test::{Peer, stream};
 use tokio::{task::JoinHandle, time::sleep};
 use tower::ServiceExt;
 
 use crate::{
     kit::{SECOND, run_session},
-    support::{Answer, echo, lines, soon, stream},
+    support::{Answer, echo, lines, soon},
 };
 
 async fn slow(request: Request<String>) -> Answer {
@@ -19,8 +20,8 @@ async fn slow(request: Request<String>) -> Answer {
     echo(request).await
 }
 
-fn open(layer: MaxAgeLayer) -> (stream::Peer, JoinHandle<Closed>) {
-    let (transport, peer) = stream::pair();
+fn open(layer: MaxAgeLayer) -> (Peer, JoinHandle<Closed>) {
+    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(layer)
         .layer(CodecLayer::new(lines()))
@@ -32,7 +33,7 @@ fn open(layer: MaxAgeLayer) -> (stream::Peer, JoinHandle<Closed>) {
 
 #[tokio::test(start_paused = true)]
 async fn close_is_graceful_and_the_age_counts_from_accept() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(MaxAgeLayer::new(60 * SECOND))
         .layer(CodecLayer::new(lines()))

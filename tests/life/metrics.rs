@@ -1,27 +1,24 @@
 //! `MetricsLayer`: the counters of a session are published periodically and at the close.
 
-#[path = "../../layers/src/testing/metrics.rs"]
-mod record;
-
 use std::time::Duration;
 
 use getty::{
     CodecLayer, ServiceBuilder, SessionLayer,
     layers::{MessageMetricsLayer, MetricsLayer},
 };
+use getty_test::{Metrics, stream};
 use tokio::time::sleep;
 
-use self::record::Sums;
 use crate::{
     kit::run,
-    support::{echo, lines, soon, stream},
+    support::{echo, lines, soon},
 };
 
 #[tokio::test(start_paused = true)]
 async fn session_counters_are_published_every_ten_seconds_and_at_the_close() {
-    let sums = Sums::default();
-    let _guard = metrics::set_default_local_recorder(&sums);
-    let get = |metric| sums.get(&format!("getty_{metric}")).unwrap_or(0.0);
+    let metrics = Metrics::new();
+    let _guard = metrics.record();
+    let get = |metric| metrics.get(&format!("getty_{metric}")).unwrap_or(0.0);
     let stack = ServiceBuilder::new()
         .layer(MetricsLayer::new())
         .layer(CodecLayer::new(lines()))
@@ -31,9 +28,9 @@ async fn session_counters_are_published_every_ten_seconds_and_at_the_close() {
             sleep(Duration::from_secs(1)).await;
             echo(request).await
         });
-    let (one, one_peer) = stream::pair();
+    let (one, one_peer) = stream();
     let (_, one_task) = run(one, stack.clone());
-    let (two, two_peer) = stream::pair();
+    let (two, two_peer) = stream();
     let (two_handle, two_task) = run(two, stack);
 
     one_peer.send("hello\n");

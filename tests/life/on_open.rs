@@ -10,16 +10,17 @@ use getty::{
     BoxError, CloseReason, CodecLayer, Panic, Request, ServiceBuilder, SessionLayer,
     layers::OnOpenLayer,
 };
+use getty_test::{listener, stream};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     kit::run,
-    support::{Answer, echo, idle, lines, listener, soon, stream},
+    support::{Answer, echo, idle, lines, soon},
 };
 
 #[tokio::test(start_paused = true)]
 async fn hook_may_await_its_greeting_and_nothing_is_read_before() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let order = Arc::new(Mutex::new(Vec::new()));
     let (hooks, handlers) = (order.clone(), order.clone());
     peer.hold_flush();
@@ -65,7 +66,7 @@ async fn hook_may_await_its_greeting_and_nothing_is_read_before() {
 
 #[tokio::test(start_paused = true)]
 async fn error_refuses_the_connection_after_a_flush() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     peer.send("never read\n");
     let (handle, task) = run(
         transport,
@@ -92,7 +93,7 @@ async fn error_refuses_the_connection_after_a_flush() {
 
 #[tokio::test(start_paused = true)]
 async fn panic_of_a_hook_closes_the_connection_with_its_message() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (_, task) = run(
         transport,
         ServiceBuilder::new()
@@ -119,7 +120,7 @@ async fn panic_of_a_hook_closes_the_connection_with_its_message() {
 async fn pending_hook_is_dropped_when_the_connection_closes() {
     let resource = Arc::new(());
     let captured = resource.clone();
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (handle, task) = run(
         transport,
         ServiceBuilder::new()
@@ -152,7 +153,7 @@ async fn pending_hook_is_dropped_when_the_connection_closes() {
 
 #[tokio::test(start_paused = true)]
 async fn hooks_run_concurrently_and_the_session_waits_for_all() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (first, second) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let wait = |notify: &Arc<Notify>, name: &'static str| {
         let notify = notify.clone();
@@ -187,7 +188,7 @@ async fn hooks_run_concurrently_and_the_session_waits_for_all() {
 
 #[tokio::test(start_paused = true)]
 async fn slow_hook_delays_neither_accept_nor_other_sessions() {
-    let (listener, dialer) = listener::memory();
+    let (listener, dialer) = listener();
     let (gate, open) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (waits, opens) = (gate.clone(), open.clone());
     let app = ServiceBuilder::new()

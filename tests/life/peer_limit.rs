@@ -9,12 +9,10 @@ use getty::{
     layers::{PeerLimitLayer, peer_limit::TooManyConnections},
     service_fn,
 };
+use getty_test::{Peer, Stream, stream};
 use tower::{ServiceExt, util::BoxCloneService};
 
-use crate::support::{
-    Answer, echo, idle, lines, soon,
-    stream::{self, Peer, Stream},
-};
+use crate::support::{Answer, echo, idle, lines, soon};
 
 type Stack = BoxCloneService<Connection<Stream>, Closed, BoxError>;
 type Task = tokio::task::JoinHandle<Result<Closed, BoxError>>;
@@ -27,7 +25,7 @@ fn peer() -> IpAddr {
 
 /// Adds a connection from the same peer.
 fn connect(stack: &Stack) -> (Task, Peer) {
-    let (transport, end) = stream::pair();
+    let (transport, end) = stream();
     let peer = Address::Ip((peer(), 4096).into());
     let endpoints = Endpoints::new(TransportKind::Tcp, Address::Unknown, peer);
     let connection = Connection::with_endpoints(transport, endpoints);

@@ -10,14 +10,12 @@ use getty::{
     },
     service_fn,
 };
+use getty_test::{Stream, stream};
 use tower::util::BoxCloneService;
 
 use crate::{
     kit::{SECOND, run},
-    support::{
-        echo, idle, lines, soon,
-        stream::{self, Stream},
-    },
+    support::{echo, idle, lines, soon},
 };
 
 type Stack = BoxCloneService<Connection<Stream>, Closed, BoxError>;
@@ -48,7 +46,7 @@ async fn open_session_is_not_counted() {
     let (_, opens) = stacks(&limit);
     let mut sessions = Vec::new();
     for _ in 0..3 {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let (handle, task) = run(transport, opens.clone());
         idle().await;
         assert_eq!(limit.pending(), 0);
@@ -67,12 +65,12 @@ async fn pending_connection_is_counted_until_it_ends_in_any_way() {
     let limit = PendingLimitLayer::new(1);
     let (silent, opens) = stacks(&limit);
     for is_aborted in [true, false] {
-        let (transport, _peer) = stream::pair();
+        let (transport, _peer) = stream();
         let (_, task) = run(transport, silent.clone());
         idle().await;
         assert_eq!(limit.pending(), 1);
 
-        let (transport, refused) = stream::pair();
+        let (transport, refused) = stream();
         let (handle, second) = run(transport, opens.clone());
         let error = soon(second).await.unwrap().unwrap_err();
         assert_eq!(error.downcast_ref::<TooManyPending>().unwrap().limit(), 1);
@@ -92,12 +90,12 @@ async fn pending_connection_is_counted_until_it_ends_in_any_way() {
 async fn oldest_pending_connection_makes_room_and_open_sessions_stay() {
     let limit = PendingLimitLayer::new(2).with_overflow(Overflow::DropOldest);
     let (silent, opens) = stacks(&limit);
-    let (transport, open) = stream::pair();
+    let (transport, open) = stream();
     let (handle, task) = run(transport, opens.clone());
     idle().await;
     let mut pending = Vec::new();
     for _ in 0..5 {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         pending.push((run(transport, silent.clone()), peer));
         idle().await;
     }

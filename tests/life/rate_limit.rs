@@ -7,13 +7,11 @@ use getty::{
     layers::{Registry, RegistryLayer},
     service_fn,
 };
+use getty_test::{Stream, stream};
 use tokio::time::Instant;
 use tower::{ServiceExt, util::BoxCloneService};
 
-use crate::support::{
-    echo, idle, lines, soon,
-    stream::{self, Stream},
-};
+use crate::support::{echo, idle, lines, soon};
 
 type Stack = BoxCloneService<Connection<Stream>, Closed, BoxError>;
 
@@ -36,8 +34,8 @@ fn stack(registry: &Registry<Session<String>>) -> Stack {
 #[tokio::test(start_paused = true)]
 async fn each_session_has_a_separate_limit_and_keeps_its_order() {
     let stack = stack(&Registry::new());
-    let (busy, busy_end) = stream::pair();
-    let (other, other_end) = stream::pair();
+    let (busy, busy_end) = stream();
+    let (other, other_end) = stream();
     tokio::spawn(stack.clone().oneshot(Connection::new(busy)));
     tokio::spawn(stack.oneshot(Connection::new(other)));
     let start = Instant::now();
@@ -59,7 +57,7 @@ async fn each_session_has_a_separate_limit_and_keeps_its_order() {
 async fn session_that_waits_for_the_limit_still_sends_and_closes_at_once() {
     let registry = Registry::new();
     let stack = stack(&registry);
-    let (transport, end) = stream::pair();
+    let (transport, end) = stream();
     let task = tokio::spawn(stack.oneshot(Connection::new(transport)));
     let start = Instant::now();
     end.send("1\n2\n3\n4\n5\n");

@@ -6,17 +6,18 @@ use getty::{
     CloseReason, Closed, Connection, ConnectionHandle, Request, ServiceBuilder, SessionLayer,
     layers::{CodecLayer, HeartbeatLayer, ReadTimeoutLayer},
 };
+use getty_test::{Peer, stream};
 use tokio::{task::JoinHandle, time::sleep};
 use tower::ServiceExt;
 
 use crate::{
     kit::{SECOND, run_session},
-    support::{Answer, echo, idle, lines, soon, stream},
+    support::{Answer, echo, idle, lines, soon},
 };
 
 /// Runs a session whose frames must be complete within `timeout`.
-fn open(timeout: Duration) -> (ConnectionHandle, stream::Peer, JoinHandle<Closed>) {
-    let (transport, peer) = stream::pair();
+fn open(timeout: Duration) -> (ConnectionHandle, Peer, JoinHandle<Closed>) {
+    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(ReadTimeoutLayer::new(timeout))
         .layer(CodecLayer::new(lines()))
@@ -101,7 +102,7 @@ async fn timeout_pauses_while_a_frame_waits_for_a_handler() {
 
 #[tokio::test(start_paused = true)]
 async fn timeout_restarts_for_a_frame_after_a_pong() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(ReadTimeoutLayer::new(10 * SECOND))
         .layer(CodecLayer::new(lines()))

@@ -7,13 +7,11 @@ use getty::{
     layers::{Registry, RegistryLayer},
     service_fn,
 };
+use getty_test::{Peer, stream};
 use tokio::{sync::Semaphore, time};
 use tower::ServiceExt;
 
-use crate::support::{
-    Answer, echo, idle, lines, soon,
-    stream::{self, Peer},
-};
+use crate::support::{Answer, echo, idle, lines, soon};
 
 type Sessions = Registry<Session<String>>;
 type Task = tokio::task::JoinHandle<()>;
@@ -36,7 +34,7 @@ where
         .service(service_fn(handler));
     let mut open = Vec::new();
     for _ in 0..n {
-        let (transport, end) = stream::pair();
+        let (transport, end) = stream();
         let connection = Connection::new(transport);
         let life = stack.clone().oneshot(connection);
         let task = tokio::spawn(async { drop(life.await) });

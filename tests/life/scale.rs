@@ -14,12 +14,13 @@ use getty::{
         ReadTimeoutLayer, WriteTimeoutLayer,
     },
 };
+use getty_test::{Peer, stream};
 use tokio::time::{Instant, sleep};
 use tower::ServiceExt;
 
 use crate::{
     kit::SECOND,
-    support::{Answer, idle, lines, soon, stream},
+    support::{Answer, idle, lines, soon},
 };
 
 const SESSIONS: u64 = 10_000;
@@ -32,7 +33,7 @@ type Log<T> = Arc<Mutex<HashMap<u64, Vec<T>>>>;
 
 /// Behaviour of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Peer {
+enum Behaviour {
     /// Answers every heartbeat.
     Responsive,
     /// Answers this number of heartbeats and then none.
@@ -43,7 +44,7 @@ enum Peer {
     StopsReading,
 }
 
-impl Peer {
+impl Behaviour {
     fn of(n: u64) -> Self {
         match n % 5 {
             0 => Self::StopsAnswering { answers: 0 },
@@ -72,7 +73,7 @@ impl Peer {
         }
     }
 
-    async fn run(self, peer: stream::Peer) {
+    async fn run(self, peer: Peer) {
         for n in 1.. {
             assert_eq!(peer.line().await, "PING");
             match self {
@@ -127,7 +128,7 @@ async fn heartbeats_and_timeouts_of_ten_thousand_sessions_are_on_time_and_close_
 
     let mut sessions = Vec::new();
     for n in 0..SESSIONS {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let connection = Connection::new(transport);
         let handle = connection.handle().clone();
         let (id, opened, log) = (handle.id(), handle.opened_at(), Arc::clone(&closes));
@@ -135,9 +136,9 @@ async fn heartbeats_and_timeouts_of_ten_thousand_sessions_are_on_time_and_close_
             let close = (opened.elapsed(), closed.reason.clone());
             log.lock().unwrap().entry(id).or_default().push(close);
         });
-        tokio::spawn(Peer::of(n).run(peer));
+        tokio::spawn(Behaviour::of(n).run(peer));
         let task = tokio::spawn(stack.clone().oneshot(connection));
-        sessions.push((id, Peer::of(n), task));
+        sessions.push((id, Behaviour::of(n), task));
         // Some sessions open together. Others do not.
         if n % 7 == 0 {
             sleep(TICK).await;
@@ -189,7 +190,7 @@ async fn idle_timeouts_of_ten_thousand_sessions_are_independent() {
         .service_fn(echo);
     let mut sessions = Vec::new();
     for n in 0..SESSIONS {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let connection = Connection::new(transport);
         let id = connection.handle().id();
         let task = tokio::spawn(stack.clone().oneshot(connection));
@@ -235,7 +236,7 @@ async fn jitter_spreads_the_heartbeats_of_sessions_that_open_together() {
     let opened = Instant::now();
     let peers: Vec<_> = (0..SESSIONS)
         .map(|_| {
-            let (transport, peer) = stream::pair();
+            let (transport, peer) = stream();
             tokio::spawn(stack.clone().oneshot(Connection::new(transport)));
             peer
         })

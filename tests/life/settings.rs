@@ -14,6 +14,7 @@ use getty::{
     layers::{CodecLayer, HeartbeatLayer, IdleTimeoutLayer, OnOpenLayer, ReadTimeoutLayer},
     transport::Framing,
 };
+use getty_test::{Peer, Stream, messages, stream};
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},
@@ -21,18 +22,18 @@ use tokio::{
 
 use crate::{
     kit::{SECOND, run_session},
-    support::{Answer, connector, idle, lines, soon, stream, units},
+    support::{Answer, connector, idle, lines, soon},
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// The other end of a session.
-enum Peer {
-    Stream(stream::Peer),
-    Messages(units::Peer),
+enum Client {
+    Stream(Peer),
+    Messages(Peer),
 }
 
-impl Peer {
+impl Client {
     /// Sends a line over a stream, and a message otherwise.
     fn send(&self, line: &str) {
         match self {
@@ -44,7 +45,7 @@ impl Peer {
     async fn line(&self) -> String {
         match self {
             Self::Stream(peer) => peer.line().await,
-            Self::Messages(peer) => peer.message().await.trim_end().to_owned(),
+            Self::Messages(peer) => peer.text().await.trim_end().to_owned(),
         }
     }
 }
@@ -105,7 +106,7 @@ fn client<T: Transport + Send + 'static>(
 struct Case {
     name: &'static str,
     handle: ConnectionHandle,
-    peer: Peer,
+    peer: Client,
     task: JoinHandle<Closed>,
 }
 
@@ -140,19 +141,19 @@ const KINDS: [&str; 4] = [
 async fn case(name: &'static str, times: Times) -> Case {
     let (role, transport) = name.split_once(", ").unwrap();
     let ((handle, task), peer) = if transport == "stream" {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let open = match role {
             "server" => run_session(transport, server(times)),
             _ => connected(transport, times).await,
         };
-        (open, Peer::Stream(peer))
+        (open, Client::Stream(peer))
     } else {
-        let (transport, peer) = units::pair(Framing::Messages);
+        let (transport, peer) = messages(Framing::Messages);
         let open = match role {
             "server" => run_session(transport, server(times)),
             _ => connected(transport, times).await,
         };
-        (open, Peer::Messages(peer))
+        (open, Client::Messages(peer))
     };
     assert!(soon(handle.opened()).await);
     Case {
@@ -311,8 +312,8 @@ async fn heartbeat_of_zero_is_one_each_millisecond() {
     }
 }
 
-fn idle_stack(layer: IdleTimeoutLayer) -> (ConnectionHandle, stream::Peer, JoinHandle<Closed>) {
-    let (transport, peer) = stream::pair();
+fn idle_stack(layer: IdleTimeoutLayer) -> (ConnectionHandle, Peer, JoinHandle<Closed>) {
+    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(layer)
         .layer(CodecLayer::new(lines()))
@@ -356,7 +357,7 @@ async fn each_kind_of_idle_timeout_is_set_by_its_function() {
 async fn stacked_layers_of_a_kind_all_get_the_time() {
     let calls = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&calls);
-    let (transport, _peer) = stream::pair();
+    let (transport, _peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(IdleTimeoutLayer::new(MINUTE))
         .layer(CodecLayer::new(lines()))
@@ -380,7 +381,7 @@ async fn stacked_layers_of_a_kind_all_get_the_time() {
 async fn hook_of_an_idle_session_may_set_the_time_for_its_next_call() {
     let calls = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&calls);
-    let (transport, _peer) = stream::pair();
+    let (transport, _peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))
         .layer(IdleTimeoutLayer::new(10 * SECOND).with_hook(
@@ -415,7 +416,7 @@ async fn setting_without_its_layer_changes_nothing_and_returns_false() {
 async fn setting_of_a_closed_session_changes_nothing_and_returns_false() {
     let results = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&results);
-    let (transport, _peer) = stream::pair();
+    let (transport, _peer) = stream();
     let (handle, task) = run_session(transport, server(NEVER));
     let inside = handle.clone();
     handle.add_close_callback("test", 1, move |_| {
@@ -437,7 +438,7 @@ async fn setting_of_a_closed_session_changes_nothing_and_returns_false() {
 
 #[tokio::test(start_paused = true)]
 async fn open_hook_sets_the_timeouts_before_the_session_opens() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(IdleTimeoutLayer::new(Duration::MAX))
         .layer(CodecLayer::new(lines()))
@@ -461,11 +462,11 @@ async fn open_hook_sets_the_timeouts_before_the_session_opens() {
 /// A recheck must not run what another layer has scheduled for later.
 #[tokio::test(start_paused = true)]
 async fn recheck_runs_no_deadline_that_is_not_due() {
-    let (transport, _peer) = stream::pair();
+    let (transport, _peer) = stream();
     let runs = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&runs);
     let stack = ServiceBuilder::new()
-        .map_request(move |connection: Connection<stream::Stream>| {
+        .map_request(move |connection: Connection<Stream>| {
             let log = Arc::clone(&log);
             let handle = connection.handle();
             handle.schedule(handle.opened_at() + 10 * SECOND, move |handle, _| {
@@ -492,7 +493,7 @@ async fn recheck_runs_no_deadline_that_is_not_due() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn session_that_sleeps_is_woken_by_a_setting_of_another_thread() {
     for round in 0..300_u32 {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let (handle, task) = run_session(transport, server(NEVER));
         assert!(handle.opened().await);
         if round % 2 == 0 {
@@ -519,7 +520,7 @@ async fn session_that_sleeps_is_woken_by_a_setting_of_another_thread() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn last_of_many_concurrent_settings_holds() {
     for _ in 0..100 {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let (handle, task) = run_session(transport, server(NEVER));
         assert!(handle.opened().await);
         let setter = {

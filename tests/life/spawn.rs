@@ -9,9 +9,10 @@ use std::{
 };
 
 use getty::{CloseReason, Request, ServiceBuilder, SessionLayer, layers::SpawnLayer};
+use getty_test::stream;
 use tokio::time;
 
-use crate::support::{Answer, echo, idle, lines, open, panic_message, soon, stream};
+use crate::support::{Answer, echo, idle, lines, open, panic_message, soon};
 
 /// Echoes the message after the number of seconds in it.
 async fn echo_after(request: Request<String>) -> Answer {
@@ -22,7 +23,7 @@ async fn echo_after(request: Request<String>) -> Answer {
 
 #[tokio::test(start_paused = true)]
 async fn replies_keep_the_order_of_their_requests_while_handlers_run_concurrently() {
-    let (transport, end) = stream::pair();
+    let (transport, end) = stream();
     let stack = ServiceBuilder::new()
         .layer(SpawnLayer::new(16))
         .service_fn(echo_after);
@@ -39,8 +40,8 @@ async fn limit_is_shared_by_all_sessions_and_does_not_delay_sends() {
     let stack = ServiceBuilder::new()
         .layer(SpawnLayer::new(1))
         .service_fn(echo_after);
-    let (first, first_end) = stream::pair();
-    let (second, second_end) = stream::pair();
+    let (first, first_end) = stream();
+    let (second, second_end) = stream();
     let layer = || SessionLayer::new().with_in_flight(4);
     let (_first, _first_task) = open(first, lines(), layer(), stack.clone()).await;
     let (session, _second_task) = open(second, lines(), layer(), stack).await;
@@ -59,7 +60,7 @@ async fn limit_is_shared_by_all_sessions_and_does_not_delay_sends() {
 #[tokio::test(start_paused = true)]
 async fn panic_closes_the_session_as_it_does_without_the_layer() {
     for n in [1, 3] {
-        let (transport, end) = stream::pair();
+        let (transport, end) = stream();
         let stack = ServiceBuilder::new().layer(SpawnLayer::new(4)).service_fn(
             |request: Request<String>| async move {
                 assert!(request.message() != "panic", "a bad handler");
@@ -80,7 +81,7 @@ async fn panic_closes_the_session_as_it_does_without_the_layer() {
 
 #[tokio::test(start_paused = true)]
 async fn error_closes_the_session_as_handler() {
-    let (transport, end) = stream::pair();
+    let (transport, end) = stream();
     let stack = ServiceBuilder::new()
         .layer(SpawnLayer::new(4))
         .service_fn(echo_after);
@@ -104,7 +105,7 @@ async fn close_during_handler(layer: SpawnLayer, seconds: u64) -> (usize, String
         }
     };
     let stack = ServiceBuilder::new().layer(layer).service_fn(handler);
-    let (transport, end) = stream::pair();
+    let (transport, end) = stream();
     let (session, task) = open(transport, lines(), SessionLayer::new(), stack).await;
     end.send(format!("{seconds}\n"));
     idle().await;

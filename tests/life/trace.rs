@@ -1,105 +1,34 @@
 //! `TraceLayer` and `MessageTraceLayer`: the spans of a connection and of its messages.
 
-use std::sync::{Arc, Mutex};
-
 use getty::{
     BoxError, CodecLayer, Connection, Request, ServiceBuilder, SessionLayer,
     layers::{MessageTraceLayer, TraceLayer},
 };
-use tracing::{
-    Event, Metadata, Subscriber,
-    field::{Field, Visit},
-    span::{Attributes, Id, Record},
-};
+use getty_test::{Log, LogEvent, stream};
 
 use crate::{
     kit::run,
-    support::{echo, lines, soon, stream},
+    support::{echo, lines, soon},
 };
 
-/// Records every event as the names of its spans and its text.
-#[derive(Clone, Default)]
-struct Recorder(Arc<Mutex<State>>);
-
-#[derive(Default)]
-struct State {
-    spans: Vec<&'static str>,
-    /// Ids of the entered spans. The outermost is first.
-    entered: Vec<u64>,
-    events: Vec<String>,
-    /// Names that were recorded in a span after it was created.
-    names: Vec<String>,
-}
-
-struct Names<'a>(&'a mut Vec<String>);
-
-impl Visit for Names<'_> {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        assert_eq!(field.name(), "name");
-        self.0.push(value.to_owned());
-    }
-
-    fn record_debug(&mut self, field: &Field, _: &dyn std::fmt::Debug) {
-        panic!("{field}");
-    }
-}
-
-struct Text(String);
-
-impl Visit for Text {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        match field.name() {
-            "message" => self.0.push_str(&format!("{value:?}")),
-            "reason" | "connection" => self.0.push_str(&format!(" {value:?}")),
-            _ => {}
-        }
-    }
-}
-
-impl Subscriber for Recorder {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        !metadata.target().starts_with("tokio")
-    }
-
-    fn new_span(&self, span: &Attributes<'_>) -> Id {
-        let mut state = self.0.lock().unwrap();
-        state.spans.push(span.metadata().name());
-        Id::from_u64(state.spans.len() as u64)
-    }
-
-    fn record(&self, _: &Id, record: &Record<'_>) {
-        record.record(&mut Names(&mut self.0.lock().unwrap().names));
-    }
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let mut text = Text(String::new());
-        event.record(&mut text);
-        let mut state = self.0.lock().unwrap();
-        let mut line: String = state
-            .entered
-            .iter()
-            .map(|id| format!("{}: ", state.spans[usize::try_from(id - 1).unwrap()]))
-            .collect();
-        line.push_str(&text.0);
-        state.events.push(line);
-    }
-
-    fn enter(&self, span: &Id) {
-        self.0.lock().unwrap().entered.push(span.into_u64());
-    }
-
-    fn exit(&self, span: &Id) {
-        assert_eq!(self.0.lock().unwrap().entered.pop(), Some(span.into_u64()));
-    }
+/// Returns each event as the names of its spans and its text.
+fn lines_of(log: &Log) -> Vec<String> {
+    let line = |event: &LogEvent| {
+        let spans: String = event.spans.iter().map(|name| format!("{name}: ")).collect();
+        let reason = event.field("reason");
+        format!("{spans}{} {reason}", event.message())
+    };
+    let lines = log.events().iter().map(line).collect::<Vec<_>>();
+    lines
+        .iter()
+        .map(|line| line.trim_end().to_owned())
+        .collect()
 }
 
 #[tokio::test(start_paused = true)]
 async fn event_of_a_handler_is_inside_the_spans_of_its_message_and_connection() {
-    let recorder = Recorder::default();
-    let _guard = tracing::subscriber::set_default(recorder.clone());
-    let (transport, peer) = stream::pair();
+    let log = Log::capture();
+    let (transport, peer) = stream();
     let (handle, task) = run(
         transport,
         ServiceBuilder::new()
@@ -122,9 +51,8 @@ async fn event_of_a_handler_is_inside_the_spans_of_its_message_and_connection() 
     tracing::info!("elsewhere");
     peer.send("fail\n");
     soon(task).await.unwrap().unwrap();
-    let events = std::mem::take(&mut recorder.0.lock().unwrap().events);
     assert_eq!(
-        events,
+        lines_of(&log),
         [
             "connection: connection opened",
             "connection: message: working",
@@ -133,17 +61,20 @@ async fn event_of_a_handler_is_inside_the_spans_of_its_message_and_connection() 
             "connection: message: working",
             "connection: message: message failed",
             "connection: a callback",
-            "connection: connection closed \"handler\"",
+            "connection: connection closed handler",
         ]
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn name_that_is_set_after_the_open_is_recorded_in_the_span() {
-    let recorder = Recorder::default();
-    let _guard = tracing::subscriber::set_default(recorder.clone());
-    let names = || recorder.0.lock().unwrap().names.clone();
-    let (transport, peer) = stream::pair();
+    let log = Log::capture();
+    let names = || -> Vec<String> {
+        let spans = log.spans();
+        let names = spans.iter().flat_map(|span| span.recorded("name"));
+        names.map(str::to_owned).collect()
+    };
+    let (transport, peer) = stream();
     let (handle, task) = run(
         transport,
         ServiceBuilder::new()
@@ -180,8 +111,7 @@ async fn name_that_is_set_after_the_open_is_recorded_in_the_span() {
 
 #[tokio::test]
 async fn log_names_the_connection_that_was_refused() {
-    let recorder = Recorder::default();
-    let _guard = tracing::subscriber::set_default(recorder.clone());
+    let log = Log::capture();
     let (listener, connector) = getty::net::memory(64);
     let refuse = getty::service_fn(
         |connection: Connection<tokio::io::DuplexStream>| async move {
@@ -193,19 +123,13 @@ async fn log_names_the_connection_that_was_refused() {
     let connection = connector.connect().await.unwrap();
     let client_address = connection.handle().local_addr().to_string();
     soon(async {
-        while recorder.0.lock().unwrap().events.is_empty() {
+        while log.events().is_empty() {
             tokio::task::yield_now().await;
         }
     })
     .await;
     server.abort();
-    let events = std::mem::take(&mut recorder.0.lock().unwrap().events);
-    let [event] = &events[..] else {
-        panic!("{events:?}");
-    };
-    assert!(
-        event.starts_with("a connection ended before its session opened "),
-        "{event}"
-    );
-    assert!(event.contains(&client_address), "{event}: {client_address}");
+    let event = log.event("a connection ended before its session opened");
+    let connection = event.field("connection");
+    assert!(connection.contains(&client_address), "{connection}");
 }

@@ -7,16 +7,17 @@ use getty::{
     hooks::HandleExt,
     layers::{CodecLayer, WriteTimeoutLayer},
 };
+use getty_test::{Peer, stream};
 use tokio::{task::JoinHandle, time::sleep};
 use tower::ServiceExt;
 
 use crate::{
     kit::{SECOND, run_session},
-    support::{echo, idle, lines, soon, stream},
+    support::{echo, idle, lines, soon},
 };
 
-fn open(layer: WriteTimeoutLayer) -> (ConnectionHandle, stream::Peer, JoinHandle<Closed>) {
-    let (transport, peer) = stream::pair();
+fn open(layer: WriteTimeoutLayer) -> (ConnectionHandle, Peer, JoinHandle<Closed>) {
+    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(layer)
         .layer(CodecLayer::new(lines()))
@@ -99,7 +100,7 @@ async fn without_a_timeout_a_peer_may_read_arbitrarily_late() {
 
 #[tokio::test(start_paused = true)]
 async fn inner_layer_overrides_the_outer_one() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(WriteTimeoutLayer::new(SECOND))
         .layer(WriteTimeoutLayer::new(4 * SECOND))

@@ -9,7 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use getty::{
     BoxError, CloseReason, CodecLayer, Pipeline, Request, ServiceBuilder, Session, SessionLayer,
-    codec::{Frame, Frames, LengthDelimited, LengthDelimitedError},
+    codec::{Frame, Frames, LengthDelimitedError},
     layers::OnOpenLayer,
     net::{TcpListener, UdpListener},
     transport::Transport,
@@ -72,7 +72,7 @@ impl Echo {
 
     fn app<T: Transport + Send + 'static>(&self) -> impl Pipeline<T> + Clone + use<T> {
         let (this, opened) = (self.clone(), self.opened.clone());
-        let codec = Frames::new(LengthDelimited::new().max_frame_length(self.max_len));
+        let codec = Frames::new().max_frame_length(self.max_len);
         ServiceBuilder::new()
             .layer(CodecLayer::new(codec).with_max_frame(self.max_frame))
             .layer(OnOpenLayer::new(move |session: Session<Frame>| {

@@ -8,6 +8,7 @@ use getty::{
     tls::TlsLayer,
     ws::{self, WsLayer, WsRefusal, http},
 };
+use getty_test::{Log, LogEvent};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     net::{TcpStream, UdpSocket},
@@ -16,13 +17,13 @@ use tower::Layer;
 use tracing::Level;
 
 use crate::{
-    log::{Line, Log},
+    log::{lines_of, sole_end},
     tls::kit::{Authority, app, settings},
 };
 
 /// Serves one connection on which the peer sends `bytes`. Returns the line about its end.
-async fn end_of(stack: impl Pipeline<DuplexStream>, bytes: &[u8]) -> Line {
-    let (log, _guard) = Log::record();
+async fn end_of(stack: impl Pipeline<DuplexStream>, bytes: &[u8]) -> LogEvent {
+    let log = Log::capture();
     let (listener, connector) = memory(1024);
     let server = tokio::spawn(async move { getty::serve(listener, stack).await });
     let mut peer = connector.connect().await.unwrap().into_parts().0;
@@ -34,7 +35,7 @@ async fn end_of(stack: impl Pipeline<DuplexStream>, bytes: &[u8]) -> Line {
         tokio::task::yield_now().await;
     }
     server.abort();
-    log.sole_end()
+    sole_end(&log)
 }
 
 #[tokio::test(start_paused = true)]
@@ -72,7 +73,7 @@ async fn failed_handshake_is_logged_once_with_its_error() {
 
 #[tokio::test]
 async fn refused_upgrade_is_logged_once() {
-    let (log, _guard) = Log::record();
+    let log = Log::capture();
     let layer = WsLayer::new()
         .with_accept(async |_, _| Err(WsRefusal::new(http::StatusCode::UNAUTHORIZED, "who?")));
     let (upgrader, _upgrades) = ws::upgrades::<DuplexStream>(&layer);
@@ -87,9 +88,12 @@ async fn refused_upgrade_is_logged_once() {
     let io = async { Ok::<_, std::io::Error>(tokio::io::duplex(64).0) };
     let response = upgrader.upgrade(&request, Endpoints::default(), io).await;
     assert_eq!(response.status(), http::StatusCode::UNAUTHORIZED);
-    let line = log.sole_end();
+    let line = sole_end(&log);
     assert_eq!(line.field("reason"), "refused");
-    assert_eq!(line.text(), "a connection ended before its session opened");
+    assert_eq!(
+        line.message(),
+        "a connection ended before its session opened"
+    );
 }
 
 #[tokio::test]
@@ -103,7 +107,7 @@ async fn failed_handler_is_logged_once_over_sockets() {
             })
     }
     fn assert_failed(log: &Log, transport: &str) {
-        let line = log.sole_end();
+        let line = sole_end(log);
         assert_eq!(line.level, Level::WARN);
         assert_eq!(line.field("reason"), "handler");
         assert_eq!(line.field("error"), "out of order");
@@ -111,7 +115,7 @@ async fn failed_handler_is_logged_once_over_sockets() {
         assert!(handle.starts_with(transport), "{handle}");
     }
 
-    let (log, guard) = Log::record();
+    let log = Log::capture();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(async move { getty::serve(listener, failing()).await });
@@ -122,9 +126,9 @@ async fn failed_handler_is_logged_once_over_sockets() {
     wait_for_a_line(&log).await;
     assert_failed(&log, "tcp");
     server.abort();
-    drop(guard);
+    drop(log);
 
-    let (log, guard) = Log::record();
+    let log = Log::capture();
     let listener = UdpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(async move { getty::serve(listener, failing()).await });
@@ -133,11 +137,11 @@ async fn failed_handler_is_logged_once_over_sockets() {
     wait_for_a_line(&log).await;
     assert_failed(&log, "udp");
     server.abort();
-    drop(guard);
+    drop(log);
 }
 
 async fn wait_for_a_line(log: &Log) {
-    while log.lines().is_empty() {
+    while lines_of(log).is_empty() {
         tokio::task::yield_now().await;
     }
 }

@@ -219,7 +219,14 @@ async fn clients_of_a_unix_socket_see_no_reset_at_a_shutdown() {
     for _ in 0..4 {
         let (app, mut sessions) = Counting::new(true);
         let server = Server::new(Kind::Unix, &app).await;
-        let clients: Vec<_> = join_all((0..CLIENTS).map(|_| server.dial())).await;
+        // A session that has not moved a byte does not wait for its peer's end, so each does first.
+        let clients = join_all((0..CLIENTS).map(|_| async {
+            let mut client = server.dial().await;
+            client.write_all(b"in flight\n").await.unwrap();
+            client.read_exact(&mut [0; 10]).await.unwrap();
+            client
+        }));
+        let clients = soon(clients).await;
         for _ in 0..CLIENTS {
             soon(sessions.recv()).await.unwrap();
         }
@@ -249,7 +256,7 @@ async fn clients_of_a_unix_socket_see_no_reset_at_a_shutdown() {
         });
         let clients: Vec<_> = clients.collect();
         soon(async {
-            while app.handled.load(SeqCst) < CLIENTS {
+            while app.handled.load(SeqCst) < 2 * CLIENTS {
                 yield_now().await;
             }
         })

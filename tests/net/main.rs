@@ -16,6 +16,7 @@ mod end_log;
 mod endings;
 #[cfg(all(unix, feature = "tls", feature = "ws"))]
 mod kinds;
+mod listener_fn;
 #[path = "../contracts/support/log.rs"]
 #[allow(dead_code, reason = "tests of other binaries use more")]
 mod log;

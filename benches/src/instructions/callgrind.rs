@@ -63,7 +63,7 @@ fn run(scenario: &Scenario, times: u64) -> Result<u64, BoxError> {
         .arg(env::current_exe()?)
         .args(["run", name, &times.to_string()])
         .output()
-        .map_err(|error| format!("cannot start valgrind: {error}"))?;
+        .map_err(|error| format!("cannot start valgrind, which must be installed: {error}"))?;
     let report = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         return Err(format!("{name} failed under valgrind:\n{report}").into());

@@ -15,7 +15,7 @@ pub const fn length_delimited() -> LengthDelimited {
 /// Returns getty's `Frames` codec for many small frames. Its servers use it.
 #[must_use]
 pub const fn frames() -> Frames {
-    Frames::new(length_delimited())
+    Frames::with_header(length_delimited())
 }
 
 /// Returns tokio-util's codec.

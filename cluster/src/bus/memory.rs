@@ -19,16 +19,19 @@ use tokio::{
 use tower::BoxError;
 
 use super::{
-    Bus, Entry, Event, Limits, Outgoing, OutgoingLimits, PublishError, PutError, Revision, Sink,
-    Store, StoreError,
+    Bus, BusStats, Entry, Event, Limits, Outgoing, OutgoingLimits, PublishError, PutError,
+    Revision, Sink, Store, StoreError,
 };
 use crate::{Subject, lock};
 
 /// Bus and store in memory: the nodes are in one process. It is the default of a cluster.
 ///
-/// A clone is the bus of another node that exchanges frames with this one. A program that runs
-/// on one machine needs no server, and tests can run several nodes. Faults can be
-/// [injected](Self::with_faults), and a node can be [cut off](Self::set_connected).
+/// A clone is the bus of **another** node that exchanges frames with this one: each cluster
+/// takes a bus by value, so `over(bus.clone())` starts one more node. A handle to the bus of the
+/// same node is [`same_node`](Self::same_node).
+///
+/// A program that runs on one machine needs no server, and tests can run several nodes. Faults
+/// can be [injected](Self::with_faults), and a node can be [cut off](Self::set_connected).
 pub struct Memory {
     network: Arc<Network>,
     port: Arc<Port>,
@@ -261,6 +264,19 @@ impl Bus for Memory {
                 tokio::task::yield_now().await;
             }
         })
+    }
+
+    fn kind(&self) -> &'static str {
+        "memory"
+    }
+
+    fn stats(&self) -> BusStats {
+        let (queued_frames, queued_bytes) = self.port.outgoing.len();
+        BusStats {
+            queued_frames,
+            queued_bytes,
+            probe: None,
+        }
     }
 
     fn needs_thread(&self) -> bool {

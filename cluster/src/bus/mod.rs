@@ -6,7 +6,8 @@
 //! | `Nats` | `nats` | a bucket of JetStream |
 //! | `Redis` | `redis` | hashes in Redis |
 //!
-//! [`Bus`] and [`Store`] are the traits for another one.
+//! [`from_url`] chooses one of them by a URL, such as a setting of the program. [`Bus`] and
+//! [`Store`] are the traits for another one.
 
 mod memory;
 #[cfg(feature = "nats")]
@@ -17,10 +18,13 @@ mod parts;
 #[cfg(feature = "redis")]
 mod redis;
 mod store;
+mod url;
 #[cfg(any(feature = "nats", feature = "redis"))]
 mod wanted;
+#[cfg(feature = "nats")]
+mod wire;
 
-use std::{error::Error, fmt, sync::Arc};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -29,11 +33,12 @@ use tower::BoxError;
 #[cfg(feature = "nats")]
 pub use self::nats::Nats;
 #[cfg(feature = "redis")]
-pub use self::redis::{Redis, RedisUrlError};
+pub use self::redis::Redis;
 pub use self::{
     memory::{Fault, Memory},
     outgoing::{Outgoing, OutgoingLimits},
     store::{Entry, PutError, Revision, Store, StoreError},
+    url::{UrlError, from_url},
 };
 use crate::Subject;
 
@@ -78,11 +83,74 @@ pub trait Bus: Send + Sync + 'static {
         Box::pin(std::future::ready(()))
     }
 
+    /// Returns the kind of the bus, a label of metrics. The default is `other`.
+    fn kind(&self) -> &'static str {
+        "other"
+    }
+
+    /// Returns the state of the queue to the server. The default is that of an empty one.
+    fn stats(&self) -> BusStats {
+        BusStats::default()
+    }
+
     /// Returns `true` if [`run`](Self::run) needs a thread, so that busy sessions cannot delay its
     /// reads. A server of a bus disconnects a subscriber that reads too slowly. The default is
     /// `true`.
     fn needs_thread(&self) -> bool {
         true
+    }
+}
+
+/// State of the connection of a [`Bus`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BusStats {
+    /// Number of frames that wait to be sent.
+    pub queued_frames: usize,
+    /// Size of these frames, in bytes.
+    pub queued_bytes: usize,
+    /// Time from the last probe to its answer, or `None` before the first answer.
+    pub probe: Option<Duration>,
+}
+
+impl<B: Bus + ?Sized> Bus for Box<B> {
+    fn limits(&self) -> Limits {
+        (**self).limits()
+    }
+
+    fn publish(&self, to: &Subject, frame: Bytes) -> Result<(), PublishError> {
+        (**self).publish(to, frame)
+    }
+
+    fn subscribe(&self, changes: &[(Subject, bool)]) {
+        (**self).subscribe(changes);
+    }
+
+    fn run(&self, sink: Arc<dyn Sink>) -> BoxFuture<'_, BoxError> {
+        (**self).run(sink)
+    }
+
+    fn store(&self) -> Option<Arc<dyn Store>> {
+        (**self).store()
+    }
+
+    fn subscribed(&self) -> BoxFuture<'_, ()> {
+        (**self).subscribed()
+    }
+
+    fn flush(&self) -> BoxFuture<'_, ()> {
+        (**self).flush()
+    }
+
+    fn kind(&self) -> &'static str {
+        (**self).kind()
+    }
+
+    fn stats(&self) -> BusStats {
+        (**self).stats()
+    }
+
+    fn needs_thread(&self) -> bool {
+        (**self).needs_thread()
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 
 use async_nats::{
     Client, ConnectOptions, Event as NatsEvent, HeaderMap, Message, RequestErrorKind, ServerAddr,
-    Subscriber, client::PublishErrorKind,
+    client::{PublishError as PublishErrorOfNats, PublishErrorKind},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -25,15 +25,16 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tower::BoxError;
 
 use super::{
-    Bus, Entry, Event, Limits, OutgoingLimits, PublishError, PutError, Revision, Sink, Store,
-    StoreError,
+    Bus, BusStats, Entry, Event, Limits, OutgoingLimits, PublishError, PutError, Revision, Sink,
+    Store, StoreError, UrlError,
     parts::{Part, Parts},
-    wanted::Wanted,
+    wanted::{Subscription, Wanted},
+    wire::{Wire, Work},
 };
 use crate::{Subject, lock, random_id};
 
@@ -81,16 +82,19 @@ const WRONG_SEQUENCE: [u64; 2] = [10071, 10164];
 /// ```no_run
 /// use getty_cluster::{Cluster, bus::Nats};
 ///
-/// # async fn check() {
-/// let cluster = Cluster::of("chat").over(Nats::new("nats://127.0.0.1:4222")).start();
+/// # async fn check() -> Result<(), getty_cluster::bus::UrlError> {
+/// let cluster = Cluster::of("chat").over(Nats::new("nats://127.0.0.1:4222")?).start();
 /// cluster.up().await;
+/// # Ok(())
 /// # }
 /// ```
 pub struct Nats(Arc<Shared>);
 
 struct Shared {
-    servers: String,
+    servers: Vec<ServerAddr>,
     options: Mutex<Box<dyn Fn() -> ConnectOptions + Send>>,
+    /// `true` if the application has set options of the client library.
+    has_options: bool,
     bucket: String,
     replicas: usize,
     parts: Parts,
@@ -107,22 +111,27 @@ type Failure = BoxError;
 
 impl Nats {
     /// Creates a new bus for the servers at `servers`: one or more URLs with commas between them.
-    /// It connects when the cluster starts.
+    /// It connects when the cluster starts, to one of them. If that one fails, it connects to
+    /// another one.
     ///
     /// A URL with `tls` uses TLS. It may have a user and a password, or a token, as in
     /// `tls://user:password@nats.example:4222`. They are used for all servers.
-    #[must_use]
-    pub fn new(servers: impl Into<String>) -> Self {
-        Self(Arc::new(Shared {
-            servers: servers.into(),
+    ///
+    /// # Errors
+    ///
+    /// A URL is invalid. The error does not contain it.
+    pub fn new(servers: &str) -> Result<Self, UrlError> {
+        Ok(Self(Arc::new(Shared {
+            servers: parse(servers).map_err(UrlError::invalid)?,
             options: Mutex::new(Box::new(ConnectOptions::new)),
+            has_options: false,
             bucket: "getty_claims".to_owned(),
             replicas: 1,
             parts: Parts::new(OutgoingLimits::default()),
             max_frame: AtomicUsize::new(MAX_FRAME),
             has_settled: AtomicBool::new(false),
             client: Mutex::new(None),
-        }))
+        })))
     }
 
     /// Sets a function that returns the options of each connection, for credentials and TLS. The
@@ -133,7 +142,9 @@ impl Nats {
     /// Panics if the bus is in use.
     #[must_use]
     pub fn with_options(mut self, options: impl Fn() -> ConnectOptions + Send + 'static) -> Self {
-        self.shared().options = Mutex::new(Box::new(options));
+        let shared = self.shared();
+        shared.options = Mutex::new(Box::new(options));
+        shared.has_options = true;
         self
     }
 
@@ -168,9 +179,18 @@ impl Nats {
 }
 
 /// Reads URLs with commas between them.
-fn servers(urls: &str) -> Result<Vec<ServerAddr>, Failure> {
-    let servers = urls.split(',').map(|url| url.trim().parse());
-    Ok(servers.collect::<Result<_, _>>()?)
+fn parse(urls: &str) -> Result<Vec<ServerAddr>, BoxError> {
+    let server = |url: &str| {
+        let server: ServerAddr = url.trim().parse()?;
+        if !matches!(server.scheme(), "nats" | "tls") {
+            return Err("a URL of NATS begins with nats: or tls:".into());
+        }
+        if server.host().is_empty() {
+            return Err("a URL has no host".into());
+        }
+        Ok(server)
+    };
+    urls.split(',').map(server).collect()
 }
 
 /// Returns the user and the password, or a token alone, of the first URL that has some. The
@@ -186,12 +206,18 @@ fn credentials(servers: &[ServerAddr]) -> Option<(String, Option<String>)> {
 impl Shared {
     async fn connect(&self, name: &str) -> Result<(Client, mpsc::Receiver<NatsEvent>), Failure> {
         let (events, received) = mpsc::channel(64);
-        let servers = servers(&self.servers)?;
+        let servers = &self.servers;
         let options = lock(&self.options)();
-        let options = match credentials(&servers) {
+        let options = match credentials(servers) {
             Some((user, Some(password))) => options.user_and_password(user, password),
             Some((token, None)) => options.token(token),
             None => options,
+        };
+        // Also for other servers of the NATS cluster, whose addresses the first one sends.
+        let options = if servers.iter().all(ServerAddr::tls_required) {
+            options.require_tls(true)
+        } else {
+            options
         };
         let options = options
             .name(name)
@@ -208,12 +234,19 @@ impl Shared {
                 let _ = events.try_send(event);
                 std::future::ready(())
             });
-        let client = timeout(TIMEOUT, options.connect(servers)).await??;
+        // A server that does not answer must not keep the others from being tried.
+        let time = TIMEOUT * u32::try_from(servers.len()).unwrap_or(u32::MAX);
+        let client = timeout(time, options.connect(servers)).await??;
         Ok((client, received))
     }
 
     /// Works until a connection fails, and returns the reason.
     async fn connected(&self, sink: &Arc<dyn Sink>) -> Result<(), Failure> {
+        let wire = self.connect_wire().await?;
+        self.parts.uses_writes.store(wire.is_some(), Relaxed);
+        if let Some(wire) = wire {
+            return self.connected_by_wire(wire, &**sink).await;
+        }
         let (data, data_events) = self.connect("getty data").await?;
         let (control, control_events) = self.connect("getty control").await?;
         let max = data.server_info().max_payload.min(MAX_FRAME);
@@ -232,23 +265,105 @@ impl Shared {
         Ok(())
     }
 
+    /// Opens a connection for the messages of topics without the client library. Returns `None` if
+    /// it needs more than [`Wire`] has.
+    async fn connect_wire(&self) -> Result<Option<Wire>, Failure> {
+        let mut servers = self.servers.clone();
+        if self.has_options || servers.iter().any(|server| server.scheme() != "nats") {
+            return Ok(None);
+        }
+        let credentials = credentials(&servers);
+        fastrand::shuffle(&mut servers);
+        let mut result = Err("there is no server".into());
+        for server in servers {
+            let connect = Wire::connect(&server, credentials.clone());
+            result = match timeout(TIMEOUT, connect).await {
+                Ok(result) => result,
+                Err(error) => Err(error.into()),
+            };
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
+    }
+
+    /// Works until a connection fails, and returns the reason.
+    async fn connected_by_wire(&self, wire: Wire, sink: &dyn Sink) -> Result<(), Failure> {
+        let (control, control_events) = self.connect("getty control").await?;
+        let max = control.server_info().max_payload.min(MAX_FRAME);
+        self.max_frame.store(max.min(wire.max_payload), Relaxed);
+        sink.event(Event::Connected);
+        // Frames are taken from now on, but their subscribers may not have settled.
+        self.parts.open();
+        let (wanted, of_control) = self.parts.control.wanted.restart();
+        let subjects: Vec<_> = wanted.iter().map(|it| it.subject.clone()).collect();
+        let probe = probe_prefix(&subjects);
+        let on_data = format!("{probe}.data");
+        let Parts { data, writes, .. } = &self.parts;
+        let work = Work::new(writes, &data.wanted, &on_data, &self.max_frame);
+        let set_up = async {
+            let on_control = control.subscribe(format!("{probe}.control")).await?;
+            let mut reader = Reader::new(&control, &probe, of_control);
+            for subject in subjects {
+                reader.subscribe(subject).await?;
+            }
+            work.set_up().await;
+            let has_bucket = self.create_bucket(&control).await.is_ok();
+            Ok::<_, Failure>((on_control, reader, has_bucket))
+        };
+        let control_part = async {
+            let (on_control, reader, has_bucket) = timeout(SET_UP_TIME, set_up).await??;
+            *lock(&self.client) = Some(control.clone());
+            let settled = || {
+                self.has_settled.store(true, Relaxed);
+                sink.event(Event::Settled);
+            };
+            let probes = Probes {
+                on_data: Box::pin(futures_util::stream::repeat(()).then(|()| work.probed())),
+                on_control: Box::pin(on_control.map(|_| ())),
+                probe: probe.clone(),
+            };
+            let publish = |to: String| {
+                work.probe(&to);
+                futures_util::future::ok(())
+            };
+            tokio::try_join!(
+                reader.run(&self.parts.control.wanted, sink),
+                probes.run(publish, &control, settled, &self.parts),
+                self.create_bucket_later(&control, has_bucket),
+                work.follow().map(Ok),
+            )
+        };
+        tokio::try_join!(
+            control_part,
+            work.run(wire, sink),
+            publish(&self.parts.control, &control),
+            watch(control_events, sink),
+        )?;
+        Ok(())
+    }
+
     /// Subscribes, and then reads and probes.
     async fn work(&self, data: &Client, control: &Client, sink: &dyn Sink) -> Result<(), Failure> {
         let set_up = async {
             let (wanted, of_control) = self.parts.control.wanted.restart();
-            let probe = probe_prefix(&wanted);
+            let subjects: Vec<_> = wanted.iter().map(|it| it.subject.clone()).collect();
+            let probe = probe_prefix(&subjects);
+            let on_data = data.subscribe(format!("{probe}.data")).await?;
+            let on_control = control.subscribe(format!("{probe}.control")).await?;
             let probes = Probes {
-                on_data: data.subscribe(format!("{probe}.data")).await?,
-                on_control: control.subscribe(format!("{probe}.control")).await?,
+                on_data: Box::pin(on_data.map(|_| ())),
+                on_control: Box::pin(on_control.map(|_| ())),
                 probe: probe.clone(),
             };
             let mut control_reader = Reader::new(control, &probe, of_control);
-            for subject in wanted {
+            for Subscription { subject, .. } in wanted {
                 control_reader.subscribe(subject).await?;
             }
             let (wanted, of_data) = self.parts.data.wanted.restart();
             let mut data_reader = Reader::new(data, &probe, of_data);
-            for subject in wanted {
+            for Subscription { subject, .. } in wanted {
                 data_reader.subscribe(subject).await?;
             }
             let has_bucket = self.create_bucket(control).await.is_ok();
@@ -264,7 +379,12 @@ impl Shared {
         tokio::try_join!(
             control_reader.run(&self.parts.control.wanted, sink),
             data_reader.run(&self.parts.data.wanted, sink),
-            probes.run(data, control, settled),
+            probes.run(
+                |to| data.publish(to, Bytes::new()),
+                control,
+                settled,
+                &self.parts
+            ),
             self.create_bucket_later(control, has_bucket),
         )?;
         Ok(())
@@ -382,31 +502,37 @@ fn entry(answer: &Value) -> Option<Entry> {
 }
 
 /// Probes from each connection to the other.
-struct Probes {
-    on_data: Subscriber,
-    on_control: Subscriber,
+struct Probes<'a> {
+    on_data: BoxStream<'a, ()>,
+    on_control: BoxStream<'a, ()>,
     probe: String,
 }
 
-impl Probes {
+impl Probes<'_> {
     /// Publishes probes. The first that arrives comes after all subscriptions of its connection, so
     /// both together show that these are in effect.
-    async fn run(
+    async fn run<P>(
         mut self,
-        data: &Client,
+        publish_on_data: impl Fn(String) -> P,
         control: &Client,
         settled: impl Fn(),
-    ) -> Result<(), Failure> {
+        parts: &Parts,
+    ) -> Result<(), Failure>
+    where
+        P: Future<Output = Result<(), PublishErrorOfNats>>,
+    {
         let mut ticks = interval(PROBE);
         // After the process was stopped, the answers of a living server come first.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut of_data, mut of_control) = (Probed::default(), Probed::default());
         let mut is_settled = false;
+        let mut asked = Instant::now();
         loop {
             tokio::select! {
                 biased;
                 probe = self.on_control.next() => {
                     probe.ok_or(ENDED)?;
+                    parts.probed(asked.elapsed());
                     of_data.answered();
                 }
                 probe = self.on_data.next() => {
@@ -416,7 +542,8 @@ impl Probes {
                 _ = ticks.tick() => {
                     of_data.asked()?;
                     of_control.asked()?;
-                    data.publish(format!("{}.control", self.probe), Bytes::new()).await?;
+                    asked = Instant::now();
+                    publish_on_data(format!("{}.control", self.probe)).await?;
                     control.publish(format!("{}.data", self.probe), Bytes::new()).await?;
                 }
             }
@@ -525,10 +652,10 @@ impl Reader {
     async fn follow(&mut self, wanted: &Wanted) -> Result<(), Failure> {
         loop {
             let batch = wanted.take();
-            for subject in &batch.remove {
+            for Subscription { subject, .. } in &batch.remove {
                 self.ends.remove(subject);
             }
-            for subject in batch.add {
+            for Subscription { subject, .. } in batch.add {
                 self.subscribe(subject).await?;
             }
             if let Some(number) = batch.number {
@@ -633,14 +760,17 @@ impl Bus for Nats {
     }
 
     fn flush(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async {
-            self.0.parts.drained().await;
-            let client = lock(&self.0.client).clone();
-            if let Some(client) = client {
-                // An error means that there is nothing to wait for.
-                let _ = timeout(TIMEOUT, client.flush()).await;
-            }
-        })
+        // Its answer shows that the server has taken what was sent before. The end of the process
+        // could otherwise reset the connection, and what the server has not read is lost.
+        Box::pin(self.0.parts.handled())
+    }
+
+    fn kind(&self) -> &'static str {
+        "nats"
+    }
+
+    fn stats(&self) -> BusStats {
+        self.0.parts.stats()
     }
 }
 
@@ -704,15 +834,23 @@ mod tests {
 
     #[test]
     fn urls_have_commas_between_them_and_credentials() {
-        let all = servers("nats://a.example, tls://b.example:4223").unwrap();
+        let all = parse("nats://a.example, tls://b.example:4223").unwrap();
         let hosts: Vec<_> = all.iter().map(|url| (url.host(), url.port())).collect();
         assert_eq!(hosts, [("a.example", 4222), ("b.example", 4223)]);
         assert_eq!(credentials(&all), None);
-        let of = |url| credentials(&servers(url).unwrap());
+        let of = |url| credentials(&parse(url).unwrap());
         let (user, password) = ("ada".to_owned(), Some("p@ss".to_owned()));
         assert_eq!(of("nats://a,nats://ada:p%40ss@b"), Some((user, password)));
         assert_eq!(of("nats://token@a"), Some(("token".to_owned(), None)));
-        assert!(servers("nats://a:port").is_err());
+        for bad in [
+            "nats://a:port",
+            "ws://a",
+            "http://a",
+            "nats://a,,nats://b",
+            "",
+        ] {
+            assert!(Nats::new(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

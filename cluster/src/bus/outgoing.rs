@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    fmt,
+    fmt, iter,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -49,7 +49,9 @@ struct State {
     open: bool,
     frames: VecDeque<(Subject, Bytes)>,
     bytes: usize,
-    subjects: HashMap<Subject, Usage>,
+    /// Usage of each subject, while one of them may have a share. `None` while all frames together
+    /// are less than a share, so that a frame of a short queue costs no look-up.
+    subjects: Option<HashMap<Subject, Usage>>,
     /// `true` while the reader may be at work on the last frame that it was given.
     taken: bool,
 }
@@ -58,6 +60,40 @@ struct State {
 struct Usage {
     frames: usize,
     bytes: usize,
+}
+
+impl State {
+    /// Returns the usage of a subject. It counts all frames if they were not counted yet.
+    fn usage(&mut self, of: &Subject) -> &mut Usage {
+        let subjects = self.subjects.get_or_insert_with(|| {
+            let mut subjects: HashMap<Subject, Usage> = HashMap::new();
+            for (subject, frame) in &self.frames {
+                let usage = subjects.entry(subject.clone()).or_default();
+                usage.frames += 1;
+                usage.bytes += frame.len();
+            }
+            subjects
+        });
+        subjects.entry(of.clone()).or_default()
+    }
+
+    fn pop(&mut self) -> Option<(Subject, Bytes)> {
+        let Some((to, frame)) = self.frames.pop_front() else {
+            self.subjects = None;
+            return None;
+        };
+        self.bytes -= frame.len();
+        if let Some(subjects) = &mut self.subjects
+            && let Some(usage) = subjects.get_mut(&to)
+        {
+            usage.frames -= 1;
+            usage.bytes -= frame.len();
+            if usage.frames == 0 {
+                subjects.remove(&to);
+            }
+        }
+        Some((to, frame))
+    }
 }
 
 impl Outgoing {
@@ -98,20 +134,27 @@ impl Outgoing {
         if !state.open {
             return Err(PublishError::Away);
         }
-        let usage = state.subjects.get(to).copied().unwrap_or_default();
-        let size = frame.len();
+        let (size, share) = (frame.len(), share.max(1));
         // A frame may always use an empty queue, however long it is.
         let fits = |used: usize, add: usize, limit: usize| used == 0 || used + add <= limit;
-        let is_full = !fits(state.frames.len(), 1, frames)
-            || !fits(state.bytes, size, bytes)
-            || !fits(usage.frames, 1, frames / share.max(1))
-            || !fits(usage.bytes, size, bytes / share.max(1));
-        if is_full {
+        let is_full = |used: Usage, part: usize| {
+            !fits(used.frames, 1, frames / part) || !fits(used.bytes, size, bytes / part)
+        };
+        let all = Usage {
+            frames: state.frames.len(),
+            bytes: state.bytes,
+        };
+        if is_full(all, 1) {
             return Err(PublishError::Full);
         }
-        let usage = state.subjects.entry(to.clone()).or_default();
-        usage.frames += 1;
-        usage.bytes += size;
+        if state.subjects.is_some() || is_full(all, share) {
+            let usage = state.usage(to);
+            if is_full(*usage, share) {
+                return Err(PublishError::Full);
+            }
+            usage.frames += 1;
+            usage.bytes += size;
+        }
         state.bytes += size;
         state.frames.push_back((to.clone(), frame));
         drop(state);
@@ -122,17 +165,19 @@ impl Outgoing {
     /// Returns the next frame, if there is one.
     pub fn try_pop(&self) -> Option<(Subject, Bytes)> {
         let mut state = self.lock();
-        let next = state.frames.pop_front();
+        let next = state.pop();
         state.taken = next.is_some();
-        let (to, frame) = next?;
-        state.bytes -= frame.len();
-        let usage = state.subjects.get_mut(&to)?;
-        usage.frames -= 1;
-        usage.bytes -= frame.len();
-        if usage.frames == 0 {
-            state.subjects.remove(&to);
-        }
-        Some((to, frame))
+        next
+    }
+
+    /// Moves up to `max` frames to the end of `to` and returns their number.
+    pub fn try_pop_many(&self, max: usize, to: &mut Vec<(Subject, Bytes)>) -> usize {
+        let mut state = self.lock();
+        let before = to.len();
+        to.extend(iter::from_fn(|| state.pop()).take(max));
+        let frames = to.len() - before;
+        state.taken = frames > 0;
+        frames
     }
 
     /// Waits for the next frame. One task at a time may wait.
@@ -211,10 +256,63 @@ mod tests {
         assert_eq!(queue.try_pop().unwrap().0, hot);
         assert!(!queue.is_drained());
         queue.push(&hot, Bytes::new()).unwrap();
-        let rest = std::iter::from_fn(|| queue.try_pop()).count();
-        assert_eq!((rest, queue.len()), (19, (0, 0)));
+        let mut rest = Vec::new();
+        assert_eq!(queue.try_pop_many(9, &mut rest), 9);
+        // nine frames of `hot` are gone, so it may add as many
+        for _ in 0..9 {
+            queue.push(&hot, Bytes::new()).unwrap();
+        }
+        assert_eq!(queue.push(&hot, Bytes::new()), Err(PublishError::Full));
+        assert_eq!(queue.try_pop_many(80, &mut rest), 19);
+        assert_eq!((rest.len(), queue.len()), (28, (0, 0)));
+        assert_eq!(rest[8].0, hot);
+        assert_eq!(rest[9].0, quiet);
+        assert_eq!(
+            (queue.try_pop_many(80, &mut rest), queue.try_pop()),
+            (0, None)
+        );
         assert!(queue.is_drained());
-        assert!(queue.lock().subjects.is_empty());
+        assert!(queue.lock().subjects.is_none());
+    }
+
+    #[test]
+    fn short_queue_counts_no_subjects() {
+        let queue = Outgoing::new(OutgoingLimits {
+            frames: 80,
+            bytes: 8000,
+            share: 8,
+        });
+        queue.open();
+        for n in 0..10 {
+            queue
+                .push(&subject(&n.to_string()), Bytes::from_static(&[0; 90]))
+                .unwrap();
+        }
+        assert!(queue.lock().subjects.is_none());
+        queue.push(&subject("0"), Bytes::new()).unwrap();
+        let counted: usize = queue
+            .lock()
+            .subjects
+            .as_ref()
+            .unwrap()
+            .values()
+            .map(|u| u.frames)
+            .sum();
+        assert_eq!(queue.len().0, counted);
+        // one subject that uses its share of the bytes
+        while queue
+            .push(&subject("0"), Bytes::from_static(&[0; 200]))
+            .is_ok()
+        {}
+        assert_eq!(
+            queue.lock().subjects.as_ref().unwrap()[&subject("0")].bytes,
+            890
+        );
+        assert!(
+            queue
+                .push(&subject("1"), Bytes::from_static(&[0; 200]))
+                .is_ok()
+        );
     }
 
     #[test]

@@ -1,13 +1,20 @@
 //! State of a bus over a network that outlives its two connections.
 
-use std::time::Duration;
+#[cfg(feature = "nats")]
+use std::sync::atomic::AtomicBool;
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::time::{sleep, timeout};
 use tower::BoxError;
 
+#[cfg(feature = "nats")]
+use super::wire::Writes;
 use super::{
-    Event, Outgoing, OutgoingLimits, PublishError, Sink,
+    BusStats, Event, Outgoing, OutgoingLimits, PublishError, Sink,
     wanted::{Wanted, reconnect_delay},
 };
 use crate::Subject;
@@ -25,6 +32,15 @@ pub(super) struct Part {
 pub(super) struct Parts {
     pub(super) data: Part,
     pub(super) control: Part,
+    /// Time of the last probe in nanoseconds, or 0.
+    probe: AtomicU64,
+    /// Queue of the messages of topics instead of that of `data`, for a bus that writes them
+    /// itself.
+    #[cfg(feature = "nats")]
+    pub(super) writes: Writes,
+    /// `true` while that queue is used.
+    #[cfg(feature = "nats")]
+    pub(super) uses_writes: AtomicBool,
 }
 
 impl Parts {
@@ -36,19 +52,55 @@ impl Parts {
         Self {
             data: part(),
             control: part(),
+            probe: AtomicU64::new(0),
+            #[cfg(feature = "nats")]
+            writes: Writes::new(limits),
+            #[cfg(feature = "nats")]
+            uses_writes: AtomicBool::new(false),
         }
     }
 
-    fn of(&self, subject: &Subject) -> &Part {
-        if subject.is_control() {
-            &self.control
-        } else {
-            &self.data
+    /// Takes note of the time from a probe to its answer.
+    pub(super) fn probed(&self, time: Duration) {
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.probe.store(nanoseconds.max(1), Relaxed);
+    }
+
+    pub(super) fn stats(&self) -> BusStats {
+        #[cfg(feature = "nats")]
+        let writes = self.writes.len();
+        #[cfg(not(feature = "nats"))]
+        let writes = (0, 0);
+        let queues = [
+            self.data.outgoing.len(),
+            self.control.outgoing.len(),
+            writes,
+        ];
+        let probe = self.probe.load(Relaxed);
+        BusStats {
+            queued_frames: queues.iter().map(|queue| queue.0).sum(),
+            queued_bytes: queues.iter().map(|queue| queue.1).sum(),
+            probe: (probe > 0).then(|| Duration::from_nanos(probe)),
         }
+    }
+
+    /// Waits until the server has handled what was sent before, for a short time.
+    pub(super) async fn handled(&self) {
+        self.drained().await;
+        self.control.wanted.touch();
+        self.data.wanted.touch();
+        let _ = timeout(DRAIN_TIME, self.subscribed()).await;
     }
 
     pub(super) fn publish(&self, to: &Subject, frame: Bytes) -> Result<(), PublishError> {
-        self.of(to).outgoing.push(to, frame)
+        if to.is_control() {
+            return self.control.outgoing.push(to, frame);
+        }
+        #[cfg(feature = "nats")]
+        if self.uses_writes.load(Relaxed) {
+            return self.writes.push(to, &frame);
+        }
+        self.data.outgoing.push(to, frame)
     }
 
     pub(super) fn subscribe(&self, changes: &[(Subject, bool)]) {
@@ -67,6 +119,8 @@ impl Parts {
 
     /// Takes frames from now on.
     pub(super) fn open(&self) {
+        #[cfg(feature = "nats")]
+        self.writes.open();
         self.data.outgoing.open();
         self.control.outgoing.open();
     }
@@ -91,15 +145,25 @@ impl Parts {
     /// Waits until the connections have taken all frames, for a short time.
     pub(super) async fn drained(&self) {
         let drained = async {
-            while !(self.control.outgoing.is_drained() && self.data.outgoing.is_drained()) {
+            while !self.is_drained() {
                 sleep(Duration::from_millis(1)).await;
             }
         };
         let _ = timeout(DRAIN_TIME, drained).await;
     }
 
+    fn is_drained(&self) -> bool {
+        #[cfg(feature = "nats")]
+        if !self.writes.is_drained() {
+            return false;
+        }
+        self.control.outgoing.is_drained() && self.data.outgoing.is_drained()
+    }
+
     /// Refuses frames, and drops those that wait.
     pub(super) fn close(&self) {
+        #[cfg(feature = "nats")]
+        self.writes.close();
         self.data.outgoing.close();
         self.control.outgoing.close();
     }

@@ -10,29 +10,37 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, try_join};
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, ProtocolVersion, PushInfo, PushKind, RedisError,
-    Value, aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind,
+    IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisError, TlsCertificates, Value,
+    aio::MultiplexedConnection,
 };
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tokio::{
     sync::Notify,
-    time::{sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tower::BoxError;
 
 use super::{
-    Bus, Entry, Event, Limits, OutgoingLimits, PublishError, PutError, Revision, Sink, Store,
-    StoreError,
+    Bus, BusStats, Entry, Event, Limits, OutgoingLimits, PublishError, PutError, Revision, Sink,
+    Store, StoreError, UrlError,
     parts::{Part, Parts},
-    wanted::BATCH,
+    wanted::{BATCH, Subscription},
 };
 use crate::{Subject, lock, random_id};
 
 /// Time in which a connection must open, and a command must be answered.
 const TIMEOUT: Duration = Duration::from_secs(3);
+/// Time in which the server must take all subscriptions of a new connection.
+const SET_UP_TIME: Duration = Duration::from_secs(60);
 /// Time between two probes of a connection.
 const PROBE: Duration = Duration::from_secs(3);
+/// Parts of [`TIMEOUT`] in which a probe is awaited; see [`probe`].
+const PROBE_PARTS: u32 = 6;
 /// Maximum number of frames that are published together.
 const PIPELINE: usize = 128;
+/// The command that publishes a frame.
+const PUBLISH: &str = "PUBLISH";
 /// Longest frame, in bytes. Redis itself permits 512 MiB.
 const MAX_FRAME: usize = 1024 * 1024;
 /// Time after which an entry of the store expires, in milliseconds: 48 h.
@@ -63,37 +71,27 @@ return redis.call('DEL', KEYS[1])";
 /// ```no_run
 /// use getty_cluster::{Cluster, bus::Redis};
 ///
-/// # async fn check() -> Result<(), getty_cluster::bus::RedisUrlError> {
+/// # async fn check() -> Result<(), getty_cluster::bus::UrlError> {
 /// let cluster = Cluster::of("chat").over(Redis::new("redis://127.0.0.1:6379")?).start();
 /// cluster.up().await;
 /// # Ok(())
 /// # }
 /// ```
 ///
-/// A URL with `rediss` uses TLS. It may have a user and a password.
+/// A URL with `rediss` uses TLS. It may have a user and a password. `valkey` and `valkeys` are
+/// the same as `redis` and `rediss`.
+///
+/// A bus with TLS needs a default provider of cryptography in rustls. It installs that of ring
+/// if the process has none.
 pub struct Redis(Arc<Shared>);
 
 struct Shared {
+    info: ConnectionInfo,
+    certificates: TlsCertificates,
     client: Client,
     parts: Parts,
     /// Connection for claims, while there is one.
     store: Mutex<Option<MultiplexedConnection>>,
-}
-
-/// Error of a URL.
-#[derive(Debug)]
-pub struct RedisUrlError(RedisError);
-
-impl fmt::Display for RedisUrlError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the URL of Redis is invalid")
-    }
-}
-
-impl std::error::Error for RedisUrlError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.0)
-    }
 }
 
 impl Redis {
@@ -102,30 +100,102 @@ impl Redis {
     ///
     /// # Errors
     ///
-    /// The URL is invalid.
-    pub fn new(url: &str) -> Result<Self, RedisUrlError> {
-        Self::with_limits(url, OutgoingLimits::default())
-    }
-
-    /// Creates a new bus with other limits of its queues; see [`new`](Self::new).
-    ///
-    /// # Errors
-    ///
-    /// The URL is invalid.
-    pub fn with_limits(url: &str, limits: OutgoingLimits) -> Result<Self, RedisUrlError> {
-        use redis::IntoConnectionInfo;
-        let info = url.into_connection_info().map_err(RedisUrlError)?;
-        let settings = info
-            .redis_settings()
-            .clone()
-            .set_protocol(ProtocolVersion::RESP3);
-        let info = info.set_redis_settings(settings);
+    /// The URL is invalid. The error does not contain it.
+    pub fn new(url: &str) -> Result<Self, UrlError> {
+        let info = url.into_connection_info().map_err(UrlError::invalid)?;
+        if let ConnectionAddr::TcpTls { .. } = info.addr() {
+            // An error means that there is one.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+        let settings = info.redis_settings().clone();
+        let info = info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3));
+        let client = Client::open(info.clone()).map_err(UrlError::invalid)?;
         Ok(Self(Arc::new(Shared {
-            client: Client::open(info).map_err(RedisUrlError)?,
-            parts: Parts::new(limits),
+            info,
+            certificates: TlsCertificates {
+                client_tls: None,
+                root_cert: None,
+            },
+            client,
+            parts: Parts::new(OutgoingLimits::default()),
             store: Mutex::new(None),
         })))
     }
+
+    /// Sets the limits of the queues to the server.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the bus is in use.
+    #[must_use]
+    pub fn with_limits(mut self, limits: OutgoingLimits) -> Self {
+        self.shared().parts = Parts::new(limits);
+        self
+    }
+
+    /// Sets the certificate of the authority that has signed that of the server, in PEM. The
+    /// default is the authorities that the operating system trusts.
+    ///
+    /// # Errors
+    ///
+    /// The certificate is invalid, or the URL has no TLS.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the bus is in use.
+    pub fn with_root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Result<Self, UrlError> {
+        let pem = pem.into();
+        check_certificates(&pem)?;
+        self.shared().certificates.root_cert = Some(pem);
+        self.reopen()
+    }
+
+    /// Sets the certificate of this client and its key, in PEM, for a server that requires one.
+    /// The default is none.
+    ///
+    /// # Errors
+    ///
+    /// The certificate or the key is invalid, or the URL has no TLS.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the bus is in use.
+    pub fn with_client_certificate(
+        mut self,
+        certificate: impl Into<Vec<u8>>,
+        key: impl Into<Vec<u8>>,
+    ) -> Result<Self, UrlError> {
+        let client_cert = certificate.into();
+        check_certificates(&client_cert)?;
+        self.shared().certificates.client_tls = Some(ClientTlsConfig {
+            client_cert,
+            client_key: key.into(),
+        });
+        self.reopen()
+    }
+
+    /// Uses the certificates from now on.
+    fn reopen(mut self) -> Result<Self, UrlError> {
+        let Shared {
+            info, certificates, ..
+        } = &*self.0;
+        let client = Client::build_with_tls(info.clone(), certificates.clone());
+        self.shared().client = client.map_err(UrlError::invalid)?;
+        Ok(self)
+    }
+
+    fn shared(&mut self) -> &mut Shared {
+        Arc::get_mut(&mut self.0).expect("settings come before the start of the cluster")
+    }
+}
+
+/// Returns an error if there is no certificate. The client would connect to no server.
+fn check_certificates(pem: &[u8]) -> Result<(), UrlError> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    if certificates.map_err(UrlError::invalid)?.is_empty() {
+        return Err(UrlError::invalid("there is no certificate in PEM"));
+    }
+    Ok(())
 }
 
 impl Shared {
@@ -139,18 +209,26 @@ impl Shared {
         let Parts {
             data: of_data,
             control: of_control,
+            ..
         } = &self.parts;
         self.parts.open();
-        for (part, connection) in [(of_control, &mut control), (of_data, &mut data)] {
-            let (subjects, number) = part.wanted.restart();
-            for batch in subjects.chunks(BATCH) {
-                connection.subscribe(names(batch)).await?;
+        let subscribe = async {
+            for (part, connection) in [(of_control, &mut control), (of_data, &mut data)] {
+                let (subjects, number) = part.wanted.restart();
+                for batch in subjects.chunks(BATCH) {
+                    connection.subscribe(names(batch)).await?;
+                }
+                part.wanted.confirm(number);
             }
-            part.wanted.confirm(number);
-        }
+            Ok::<_, RedisError>(())
+        };
+        timeout(SET_UP_TIME, subscribe)
+            .await
+            .map_err(|_| no_answer())??;
         *lock(&self.store) = Some(control.clone());
         sink.event(Event::Settled);
-        let work = try_join(of_data.work(data), of_control.work(control));
+        let probed = |time| self.parts.probed(time);
+        let work = try_join(of_data.work(data, probed), of_control.work(control, |_| {}));
         tokio::select! {
             result = work => result.map(|_| ()),
             () = lost.notified() => Err((ErrorKind::Io, "the server has ended a connection").into()),
@@ -166,7 +244,9 @@ impl Shared {
         let (sink, lost) = (Arc::clone(sink), Arc::clone(lost));
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(TIMEOUT))
-            .set_response_timeout(Some(TIMEOUT))
+            // The probes find a connection without answers. A timeout of its own would end one
+            // that was fine all the time, after the process was stopped.
+            .set_response_timeout(None)
             .set_push_sender(move |push: PushInfo| {
                 match push.kind {
                     PushKind::Message => deliver(&*sink, push),
@@ -191,30 +271,39 @@ impl Shared {
     {
         let connection = lock(&self.store).clone();
         let connection = connection.ok_or_else(|| StoreError::new("Redis is not connected"))?;
-        command(connection).await.map_err(StoreError::new)
+        let answer = timeout(TIMEOUT, command(connection)).await;
+        let answer = answer.unwrap_or_else(|_| Err(no_answer()));
+        answer.map_err(StoreError::new)
     }
 }
 
 impl Part {
     /// Publishes, subscribes and probes until one of them fails.
-    async fn work(&self, connection: MultiplexedConnection) -> Result<(), RedisError> {
+    async fn work(
+        &self,
+        connection: MultiplexedConnection,
+        probed: impl Fn(Duration),
+    ) -> Result<(), RedisError> {
         tokio::try_join!(
             self.publish(connection.clone()),
             self.follow(connection.clone()),
-            probe(connection),
+            probe(connection, probed),
         )?;
         Ok(())
     }
 
     async fn publish(&self, mut connection: MultiplexedConnection) -> Result<(), RedisError> {
+        let mut frames = Vec::with_capacity(PIPELINE);
         loop {
-            let mut next = Some(self.outgoing.pop().await);
-            let mut pipeline = redis::Pipeline::with_capacity(PIPELINE);
-            while let Some((to, frame)) = next {
-                let publish = pipeline.cmd("PUBLISH").arg(to.as_str());
-                publish.arg(&frame[..]).ignore();
-                let has_room = pipeline.len() < PIPELINE;
-                next = has_room.then(|| self.outgoing.try_pop()).flatten();
+            if self.outgoing.try_pop_many(PIPELINE, &mut frames) == 0 {
+                frames.push(self.outgoing.pop().await);
+            }
+            let mut pipeline = redis::Pipeline::with_capacity(frames.len());
+            for (to, frame) in frames.drain(..) {
+                let to = to.as_str();
+                let mut publish = Cmd::with_capacity(3, PUBLISH.len() + to.len() + frame.len());
+                publish.arg(PUBLISH).arg(to).arg(&frame[..]);
+                pipeline.add_command(publish).ignore();
             }
             let () = pipeline.query_async(&mut connection).await?;
         }
@@ -238,22 +327,42 @@ impl Part {
 }
 
 /// Finds a connection that is lost without an error.
-async fn probe(mut connection: MultiplexedConnection) -> Result<(), RedisError> {
+///
+/// It counts parts of the time, of which one at most passes while the process is stopped. So the
+/// answer of a living server comes first when the process goes on.
+async fn probe(
+    mut connection: MultiplexedConnection,
+    probed: impl Fn(Duration),
+) -> Result<(), RedisError> {
     loop {
         sleep(PROBE).await;
+        let asked = Instant::now();
         let ping = redis::cmd("PING");
-        let answered = timeout(TIMEOUT, ping.query_async::<()>(&mut connection)).await;
-        answered.unwrap_or_else(|_| {
-            Err(RedisError::from((
-                ErrorKind::Io,
-                "a probe was not answered",
-            )))
-        })?;
+        let mut answer = std::pin::pin!(ping.query_async::<()>(&mut connection));
+        let mut parts = interval(TIMEOUT / PROBE_PARTS);
+        parts.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first one is over at once.
+        let mut left = PROBE_PARTS + 1;
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answer => break answer?,
+                _ = parts.tick() => {
+                    left = left.checked_sub(1).ok_or_else(no_answer)?;
+                }
+            }
+        }
+        probed(asked.elapsed());
     }
 }
 
-fn names(subjects: &[Subject]) -> Vec<&str> {
-    subjects.iter().map(Subject::as_str).collect()
+fn no_answer() -> RedisError {
+    (ErrorKind::Io, "Redis has not answered in time").into()
+}
+
+fn names(subscriptions: &[Subscription]) -> Vec<&str> {
+    let subjects = subscriptions.iter().map(|it| it.subject.as_str());
+    subjects.collect()
 }
 
 fn deliver(sink: &dyn Sink, push: PushInfo) {
@@ -308,6 +417,14 @@ impl Bus for Redis {
     fn flush(&self) -> BoxFuture<'_, ()> {
         // A frame is handled once the server has answered its pipeline.
         Box::pin(self.0.parts.drained())
+    }
+
+    fn kind(&self) -> &'static str {
+        "redis"
+    }
+
+    fn stats(&self) -> BusStats {
+        self.0.parts.stats()
     }
 }
 

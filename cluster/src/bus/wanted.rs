@@ -1,10 +1,6 @@
 //! Subscriptions of a bus over a network, which outlive its connections.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Mutex,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use tokio::sync::{Notify, watch};
 
@@ -37,19 +33,35 @@ pub(super) struct Wanted {
 
 #[derive(Debug, Default)]
 struct State {
-    subjects: HashSet<Subject>,
-    changes: HashMap<Subject, bool>,
+    /// Subjects that are wanted, with the numbers of their subscriptions.
+    subjects: HashMap<Subject, u64>,
+    changes: HashMap<Subject, Change>,
     /// Number of the last change.
     number: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Add(u64),
+    Remove(u64),
+}
+
+/// A subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Subscription {
+    pub(super) subject: Subject,
+    /// Number of the change that has added it. No other subscription has it.
+    #[cfg_attr(not(feature = "nats"), expect(dead_code, reason = "it is for NATS"))]
+    pub(super) number: u64,
 }
 
 /// Some changes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Batch {
     /// Subjects to subscribe to.
-    pub(super) add: Vec<Subject>,
+    pub(super) add: Vec<Subscription>,
     /// Subjects to unsubscribe from.
-    pub(super) remove: Vec<Subject>,
+    pub(super) remove: Vec<Subscription>,
     /// Number of the last change, or `None` if more changes are left.
     pub(super) number: Option<u64>,
 }
@@ -59,27 +71,48 @@ impl Wanted {
         let mut state = lock(&self.state);
         let before = state.number;
         for (subject, wanted) in changes {
-            let changed = if wanted {
-                state.subjects.insert(subject.clone())
+            let next = state.number + 1;
+            let change = if wanted {
+                if state.subjects.contains_key(&subject) {
+                    continue;
+                }
+                // The bus may not have ended the subscription yet.
+                let number = match state.changes.get(&subject) {
+                    Some(Change::Remove(number)) => *number,
+                    _ => next,
+                };
+                state.subjects.insert(subject.clone(), number);
+                Change::Add(number)
+            } else if let Some(number) = state.subjects.remove(&subject) {
+                Change::Remove(number)
             } else {
-                state.subjects.remove(&subject)
+                continue;
             };
-            if changed {
-                state.changes.insert(subject, wanted);
-                state.number += 1;
-            }
+            state.changes.insert(subject, change);
+            state.number = next;
         }
         if state.number > before {
             self.changed.notify_one();
         }
     }
 
+    /// Asks for a confirmation without a change: that the server has handled what was sent before.
+    #[cfg(feature = "nats")]
+    pub(super) fn touch(&self) {
+        lock(&self.state).number += 1;
+        self.changed.notify_one();
+    }
+
     /// Returns all subjects and the number of the last change, for a new connection. It forgets the
     /// changes.
-    pub(super) fn restart(&self) -> (Vec<Subject>, u64) {
+    pub(super) fn restart(&self) -> (Vec<Subscription>, u64) {
         let mut state = lock(&self.state);
         state.changes = HashMap::new();
-        (state.subjects.iter().cloned().collect(), state.number)
+        let all = state.subjects.iter().map(|(subject, number)| Subscription {
+            subject: subject.clone(),
+            number: *number,
+        });
+        (all.collect(), state.number)
     }
 
     /// Returns some changes.
@@ -89,12 +122,16 @@ impl Wanted {
         let (mut add, mut remove) = (Vec::new(), Vec::new());
         for subject in batch {
             match state.changes.remove(&subject) {
-                Some(true) => add.push(subject),
-                Some(false) => remove.push(subject),
+                Some(Change::Add(number)) => add.push(Subscription { subject, number }),
+                Some(Change::Remove(number)) => remove.push(Subscription { subject, number }),
                 None => {}
             }
         }
         let number = state.changes.is_empty().then_some(state.number);
+        if number.is_some() {
+            // After many changes at once, their memory is not kept.
+            state.changes.shrink_to(BATCH);
+        }
         Batch {
             add,
             remove,
@@ -145,13 +182,30 @@ mod tests {
         wanted.change([(subject(1000), false), (subject(2000), false)]);
         let batch = wanted.take();
         assert_eq!(batch.add.len(), 600 - BATCH);
-        assert_eq!(
-            (batch.remove, batch.number),
-            (vec![subject(1000)], Some(602))
-        );
+        let removed = Subscription {
+            subject: subject(1000),
+            number: 601,
+        };
+        assert_eq!((batch.remove, batch.number), (vec![removed], Some(602)));
         assert_eq!(wanted.take().number, Some(602));
         let (subjects, number) = wanted.restart();
         assert_eq!((subjects.len(), number), (600, 602));
+        assert!(lock(&wanted.state).changes.capacity() < 2 * BATCH);
+    }
+
+    #[test]
+    fn subscription_that_has_not_ended_keeps_its_number() {
+        let wanted = Wanted::default();
+        let number = |wanted: &Wanted| wanted.take().add[0].number;
+        wanted.change([(subject(1), true)]);
+        assert_eq!(number(&wanted), 1);
+        wanted.change([(subject(1), false), (subject(1), true)]);
+        assert_eq!(number(&wanted), 1);
+        wanted.change([(subject(1), false)]);
+        assert_eq!(wanted.take().remove[0].number, 1);
+        wanted.change([(subject(1), true)]);
+        assert_eq!(number(&wanted), 5);
+        assert_eq!(wanted.restart().0[0].number, 5);
     }
 
     #[tokio::test]

@@ -3,14 +3,14 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, Weak, atomic::AtomicU64},
+    sync::{Arc, Mutex, Weak},
 };
 
 use getty_core::SlowConsumer;
 use getty_layers::Topics;
 
-use super::{ClusterTopics, Notice, Shared, interest::Interest, sequence::Sequences};
-use crate::{Cluster, Key, cluster::Set, form::Form, subject::token};
+use super::{ClusterTopics, Gap, GapHook, Notice, Shared, interest::Interest, sequence::Sequences};
+use crate::{Cluster, Key, cluster::Set, counters::TopicCounters, form::Form, subject::token};
 
 /// Builder of [`ClusterTopics`]; see [`Cluster::topics_builder`].
 #[must_use = "a builder does nothing until `build` is called"]
@@ -20,9 +20,9 @@ pub struct TopicsBuilder<K, Out> {
     form: Box<dyn Form<Out>>,
     policy: SlowConsumer,
     notice: Option<Arc<dyn Fn(u64) -> Out + Send + Sync>>,
+    gap_hook: Option<GapHook<K>>,
     buckets: Option<u32>,
     max_topics: usize,
-    key: std::marker::PhantomData<fn() -> K>,
 }
 
 impl<K: Key, Out: Clone + Send + Sync + 'static> TopicsBuilder<K, Out> {
@@ -33,9 +33,9 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> TopicsBuilder<K, Out> {
             form: Box::new(form),
             policy: SlowConsumer::DropNewest,
             notice: None,
+            gap_hook: None,
             buckets: None,
             max_topics: 100_000,
-            key: std::marker::PhantomData,
         }
     }
 
@@ -54,6 +54,17 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> TopicsBuilder<K, Out> {
     /// that a slow member has missed. The notice is sent before the next message.
     pub fn with_notice(mut self, notice: impl Fn(u64) -> Out + Send + Sync + 'static) -> Self {
         self.notice = Some(Arc::new(notice));
+        self
+    }
+
+    /// Sets a function that is called when messages of another node to a topic did not arrive on
+    /// this node, before the next message of that node. The default is to call none.
+    ///
+    /// Unlike the [notice](Self::with_notice) it is called once for a node and not for each member,
+    /// and never because of a slow member. So it can load the state of the topic again. It must not
+    /// block. [`Snapshot::lost`](crate::Snapshot::lost) counts the messages without it.
+    pub fn with_gap_hook(mut self, hook: impl Fn(&K, Gap) + Send + Sync + 'static) -> Self {
+        self.gap_hook = Some(Box::new(hook));
         self
     }
 
@@ -103,10 +114,11 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> TopicsBuilder<K, Out> {
             topics: topics.build(),
             form: self.form,
             notice,
+            gap_hook: self.gap_hook,
+            counters: TopicCounters::default(),
             sequences: Sequences::new(self.max_topics),
             cards: Arc::new(Mutex::new(HashMap::new())),
             interest,
-            counted: AtomicU64::new(0),
             buckets: self.buckets,
             max_topics: self.max_topics,
         });

@@ -2,13 +2,13 @@
 
 use std::{
     borrow::Borrow,
-    collections::{BTreeMap, HashMap, HashSet, hash_map},
-    hash::Hash,
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::{Hash, Hasher},
     sync::{
         Arc, Mutex, Weak,
         atomic::{
             AtomicU64,
-            Ordering::{Acquire, Release},
+            Ordering::{Acquire, Relaxed, Release},
         },
     },
     time::Duration,
@@ -19,8 +19,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Shared, seen::Seen};
-use crate::{Key, Subject, frame::Frame, lock, nodes::Nodes};
+use super::{Shared, topic::Topic};
+use crate::{Key, KeyBytes, Subject, lock};
 
 /// Time that a subscription outlives the last member, at least, so that short absences and many
 /// closes at once cause no burst of changes.
@@ -33,25 +33,39 @@ const MAY_LINGER: usize = 64;
 const BATCH: usize = 512;
 
 /// Topics whose members have changed, and topics with a subscription.
-pub(super) struct Interest<K> {
+pub(super) struct Interest<K: Key, Out> {
     dirty: Mutex<HashSet<K>>,
-    held: Mutex<HashMap<K, Held>>,
+    held: Mutex<HashSet<Held<K, Out>>>,
     /// Number of the last batch of changes that the bus has.
     passed: AtomicU64,
     pushed: Notify,
     changed: Notify,
 }
 
-/// A topic with a subscription.
-struct Held {
-    /// Number of its place among the lingering topics, if it has no members.
-    lingering: Option<u64>,
-    /// Number of the batch that subscribes to it.
-    batch: u64,
-    seen: Seen,
+/// A topic with a subscription, by the bytes of its key.
+struct Held<K: Key, Out>(Arc<Topic<K, Out>>);
+
+impl<K: Key, Out> Borrow<[u8]> for Held<K, Out> {
+    fn borrow(&self) -> &[u8] {
+        &self.0.bytes
+    }
 }
 
-impl<K> Default for Interest<K> {
+impl<K: Key, Out> Hash for Held<K, Out> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.bytes.hash(state);
+    }
+}
+
+impl<K: Key, Out> PartialEq for Held<K, Out> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.bytes == other.0.bytes
+    }
+}
+
+impl<K: Key, Out> Eq for Held<K, Out> {}
+
+impl<K: Key, Out> Default for Interest<K, Out> {
     fn default() -> Self {
         Self {
             dirty: Mutex::default(),
@@ -63,29 +77,28 @@ impl<K> Default for Interest<K> {
     }
 }
 
-impl<K: Clone + Eq + Hash> Interest<K> {
+impl<K: Key, Out> Interest<K, Out> {
     /// Takes note that a topic was created or removed.
     pub(super) fn changed(&self, key: &K) {
         lock(&self.dirty).insert(key.clone());
         self.pushed.notify_one();
     }
 
-    /// Takes note of a frame; see [`Seen::check`]. The outer result is `None` if this node has no
-    /// subscription to the topic.
-    pub(super) fn check(&self, key: &K, frame: &Frame, nodes: &Nodes) -> Option<Option<u64>> {
-        let mut held = lock(&self.held);
-        Some(held.get_mut(key)?.seen.check(frame, nodes))
+    /// Returns the topic with this key, if this node has a subscription to it.
+    pub(super) fn topic(&self, key: &[u8]) -> Option<Arc<Topic<K, Out>>> {
+        let held = lock(&self.held);
+        held.get(key).map(|held| Arc::clone(&held.0))
     }
 
     /// Waits until the bus was told to subscribe to the topic.
     pub(super) async fn held<Q>(&self, key: &Q)
     where
-        K: Borrow<Q>,
-        Q: Eq + Hash + ?Sized,
+        Q: KeyBytes + ?Sized,
     {
+        let key = key.key_bytes();
         loop {
             let changed = self.changed.notified();
-            let batch = lock(&self.held).get(key).map(|held| held.batch);
+            let batch = self.topic(&key).map(|topic| topic.batch);
             if batch.is_some_and(|batch| batch <= self.passed.load(Acquire)) {
                 return;
             }
@@ -93,9 +106,15 @@ impl<K: Clone + Eq + Hash> Interest<K> {
         }
     }
 
-    /// Returns the topics with a subscription.
-    pub(super) fn topics(&self) -> Vec<K> {
-        lock(&self.held).keys().cloned().collect()
+    /// Returns the number of topics with a subscription.
+    pub(super) fn len(&self) -> usize {
+        lock(&self.held).len()
+    }
+
+    /// Removes and returns the topics with a subscription.
+    pub(super) fn take(&self) -> Vec<Arc<Topic<K, Out>>> {
+        let held = std::mem::take(&mut *lock(&self.held));
+        held.into_iter().map(|held| held.0).collect()
     }
 
     /// Wakes the task that follows the interest.
@@ -181,55 +200,49 @@ impl<K: Key> Follower<K> {
             shared.inner.bus.subscribe(&changes);
         }
         if any || !changes.is_empty() {
-            let held = lock(&shared.interest.held).len();
-            let held = u64::try_from(held).unwrap_or(u64::MAX);
-            shared.count_subscriptions(held);
             shared.interest.passed.store(self.batch, Release);
             shared.interest.changed.notify_waiters();
         }
         true
     }
 
-    fn want<Out>(&mut self, shared: &Shared<K, Out>, key: K, changes: &mut Vec<(Subject, bool)>) {
-        let subject = shared.subject(&key.key_bytes());
-        let mut held = lock(&shared.interest.held);
-        match held.entry(key) {
-            hash_map::Entry::Occupied(mut entry) => {
-                if let Some(number) = entry.get_mut().lingering.take()
-                    && let Some(end) = self.times.remove(&number)
-                {
-                    self.lingering.remove(&(end, number));
-                }
+    fn want<Out>(
+        &mut self,
+        shared: &Arc<Shared<K, Out>>,
+        key: K,
+        changes: &mut Vec<(Subject, bool)>,
+    ) {
+        let bytes = key.key_bytes();
+        if let Some(topic) = shared.interest.topic(&bytes) {
+            let number = topic.lingering.swap(0, Relaxed);
+            if let Some(end) = self.times.remove(&number) {
+                self.lingering.remove(&(end, number));
             }
-            hash_map::Entry::Vacant(entry) => {
-                entry.insert(Held {
-                    lingering: None,
-                    batch: self.batch,
-                    seen: Seen::default(),
-                });
-                if shared.buckets.is_some() {
-                    let topics = self.buckets.entry(subject.clone()).or_default();
-                    *topics += 1;
-                    if *topics > 1 {
-                        return;
-                    }
-                }
-                changes.push((subject, true));
+            return;
+        }
+        let subject = shared.subject(&bytes);
+        let bytes = bytes.into();
+        let topic = Topic::new(key, bytes, Arc::downgrade(shared), self.batch);
+        lock(&shared.interest.held).insert(Held(Arc::new(topic)));
+        if shared.buckets.is_some() {
+            let topics = self.buckets.entry(subject.clone()).or_default();
+            *topics += 1;
+            if *topics > 1 {
+                return;
             }
         }
+        changes.push((subject, true));
     }
 
     fn linger<Out>(&mut self, shared: &Shared<K, Out>, key: K) {
-        let mut held = lock(&shared.interest.held);
-        let Some(Held {
-            lingering: lingering @ None,
-            ..
-        }) = held.get_mut(&key)
-        else {
+        let Some(topic) = shared.interest.topic(&key.key_bytes()) else {
             return;
         };
+        if topic.lingering.load(Relaxed) > 0 {
+            return;
+        }
         self.number += 1;
-        *lingering = Some(self.number);
+        topic.lingering.store(self.number, Relaxed);
         let end = Instant::now() + LINGER + LINGER_JITTER.mul_f64(fastrand::f64());
         self.times.insert(self.number, end);
         self.lingering.insert((end, self.number), key);
@@ -246,8 +259,9 @@ impl<K: Key> Follower<K> {
                 break;
             };
             self.times.remove(&number);
-            lock(&shared.interest.held).remove(&key);
-            let subject = shared.subject(&key.key_bytes());
+            let bytes = key.key_bytes();
+            lock(&shared.interest.held).remove(&*bytes);
+            let subject = shared.subject(&bytes);
             if shared.buckets.is_some() {
                 let Some(topics) = self.buckets.get_mut(&subject) else {
                     continue;
@@ -270,11 +284,11 @@ impl<K: Key> Follower<K> {
 
 impl<K: Key, Out> Drop for Shared<K, Out> {
     fn drop(&mut self) {
-        let topics = self.interest.topics();
-        let subjects = topics.iter().map(|key| self.subject(&key.key_bytes()));
+        let topics = self.interest.take();
+        let subjects = topics.iter().map(|topic| self.subject(&topic.bytes));
         let changes: Vec<_> = subjects.map(|subject| (subject, false)).collect();
         self.inner.bus.subscribe(&changes);
-        self.count_subscriptions(0);
+        self.inner.counters.dropped_sets.add(&self.counters);
         // The task ends because the topics are gone.
         self.interest.wake();
     }

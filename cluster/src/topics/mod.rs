@@ -4,34 +4,36 @@ mod builder;
 mod interest;
 mod seen;
 mod sequence;
+mod topic;
 
 use std::{
     borrow::Borrow,
+    cell::Cell,
     collections::HashMap,
     error::Error,
     fmt,
     hash::Hash,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    mem,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use getty_core::{CloseReason, ConnectionHandle, Session};
 use getty_layers::{Topics, group::Report};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::BoxError;
 
 pub use self::builder::TopicsBuilder;
 use self::{interest::Interest, sequence::Sequences};
 use crate::{
-    Answers, Cluster, Key, KeyBytes, Member, Node, Subject,
+    Answers, Cluster, Key, KeyBytes, Member, Node, NodeId, Subject, TopicsSnapshot,
     bus::PublishError,
     cluster::{Inner, MAX_KEY, Set, close_payload},
+    counters::TopicCounters,
+    dispatch::{Dispatch, Message},
     form::Form,
-    frame::{Frame, HEADER, Kind},
+    frame::{HEADER, Header, Kind},
     lock, random_id,
 };
 
@@ -57,6 +59,8 @@ pub struct ClusterTopics<K: Key, Out> {
 
 /// Function that creates the message about a number of missed messages.
 type Notice<Out> = Box<dyn Fn(u64) -> Out + Send + Sync>;
+/// Function that is called with each gap.
+type GapHook<K> = Box<dyn Fn(&K, Gap) + Send + Sync>;
 /// Cards by session and topic.
 type Cards<K> = HashMap<u64, HashMap<K, String>>;
 
@@ -67,13 +71,24 @@ struct Shared<K: Key, Out> {
     topics: Topics<K, Out>,
     form: Box<dyn Form<Out>>,
     notice: Option<Notice<Out>>,
+    gap_hook: Option<GapHook<K>>,
+    counters: TopicCounters,
     sequences: Sequences,
     cards: Arc<Mutex<Cards<K>>>,
-    interest: Arc<Interest<K>>,
-    /// Number of subscriptions that were counted last.
-    counted: AtomicU64,
+    interest: Arc<Interest<K, Out>>,
     buckets: Option<u32>,
     max_topics: usize,
+}
+
+/// Messages of another node to a topic that did not arrive; see
+/// [`TopicsBuilder::with_gap_hook`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Gap {
+    /// The node that has published them.
+    pub node: NodeId,
+    /// Their number.
+    pub missed: u64,
 }
 
 /// Outcome of a broadcast to the members of all nodes.
@@ -240,18 +255,21 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> ClusterTopics<K, Out> {
     {
         let shared = &*self.shared;
         let key = key.key_bytes();
-        let mut frame = match shared.frame(&key, &message) {
-            Ok(frame) => frame,
-            Err(source) => return Err(Unsendable { message, source }),
-        };
+        let mut buffer = Buffer::take();
+        if let Err(source) = shared.frame(&key, &message, &mut buffer.0) {
+            return Err(Unsendable { message, source });
+        }
         let local = local(&shared.topics, message);
-        let subject = shared.subject(&key);
+        let subject = || shared.subject(&key);
         // Under the lock of the sequence, so that the bus gets the numbers in their order.
-        let bus = shared.sequences.next(&key, |sequence, is_fresh| {
-            Frame::set_numbers(&mut frame, shared.inner.next_number(), sequence, is_fresh);
-            shared.inner.bus.publish(&subject, frame.freeze())
-        });
-        let counters = &shared.inner.counters;
+        let bus = shared
+            .sequences
+            .next(&key, subject, |subject, sequence, is_fresh| {
+                let mut frame = buffer.0.split();
+                Header::set_numbers(&mut frame, shared.inner.next_number(), sequence, is_fresh);
+                shared.inner.bus.publish(subject, frame.freeze())
+            });
+        let counters = &shared.counters;
         let bus = match bus {
             Ok(()) => {
                 counters.published.add(1);
@@ -354,16 +372,28 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> ClusterTopics<K, Out> {
         Answers { members, missing }
     }
 
-    /// Waits until messages of other nodes to this topic arrive here. If the topic has no member on
-    /// this node, it never returns.
-    pub async fn subscribed<Q>(&self, key: &Q)
+    /// Waits until messages of other nodes to this topic arrive here, at most for `time`. Returns
+    /// `false` if they do not: the bus is away or slow, or the topic has no member on this node.
+    ///
+    /// [`join`](Self::join) does not need it. It is for a member that must not miss a message that
+    /// another node publishes from now on.
+    pub async fn subscribed<Q>(&self, key: &Q, time: Duration) -> bool
     where
         K: Borrow<Q>,
-        Q: Eq + Hash + ?Sized,
+        Q: Eq + Hash + KeyBytes + ?Sized,
     {
-        self.shared.interest.held(key).await;
-        self.cluster.up().await;
-        self.shared.inner.bus.subscribed().await;
+        let subscribed = async {
+            self.shared.interest.held(key).await;
+            self.cluster.up().await;
+            self.shared.inner.bus.subscribed().await;
+        };
+        timeout(time, subscribed).await.is_ok()
+    }
+
+    /// Returns the counters of these topics on this node.
+    #[must_use]
+    pub fn snapshot(&self) -> TopicsSnapshot {
+        Set::snapshot(&*self.shared)
     }
 
     /// Returns the topics of this node alone: their broadcasts reach no other node.
@@ -383,40 +413,63 @@ impl Drop for EndOnDrop<'_> {
 }
 
 impl<K: Key, Out: 'static> Shared<K, Out> {
-    /// Returns a frame with the message, whose numbers are not set.
-    fn frame(&self, key: &[u8], message: &Out) -> Result<BytesMut, BoxError> {
+    /// Writes a frame with the message, whose numbers are not set.
+    fn frame(&self, key: &[u8], message: &Out, to: &mut BytesMut) -> Result<(), BoxError> {
         if key.len() > MAX_KEY {
             let len = key.len();
             return Err(format!("the key has {len} bytes, the maximum is {MAX_KEY}").into());
         }
-        let frame = Frame {
+        to.reserve(HEADER + key.len() + 128);
+        let header = Header {
             kind: Kind::Message,
             fresh: false,
             origin: self.inner.id,
             number: 0,
             sequence: 0,
-            key: Bytes::copy_from_slice(key),
-            payload: Bytes::new(),
         };
-        let mut bytes = BytesMut::with_capacity(HEADER + key.len() + 128);
-        frame.write_header(&mut bytes);
-        self.form.write(message, &mut bytes)?;
-        let (len, max) = (bytes.len(), self.inner.max_frame);
+        header.write(key, to);
+        self.form.write(message, to)?;
+        let (len, max) = (to.len(), self.inner.max_frame);
         if len > max {
             return Err(format!("the frame has {len} bytes, the maximum is {max}").into());
         }
-        Ok(bytes)
+        Ok(())
     }
 }
 
-impl<K: Key, Out> Shared<K, Out> {
-    /// Adds the subscriptions of this set to those of the node.
-    fn count_subscriptions(&self, held: u64) {
-        let before = self.counted.swap(held, Relaxed);
-        let all = &self.inner.counters.subscriptions;
-        all.fetch_add(held.wrapping_sub(before), Relaxed);
-    }
+/// Empty memory for the frames of this thread. Frames are parts of one block, so most need no
+/// allocation.
+struct Buffer(BytesMut);
 
+impl Buffer {
+    /// Length of a block, in bytes. A frame that waits keeps a block.
+    const BLOCK: usize = 4096;
+
+    fn take() -> Self {
+        // It fails at the end of a thread. A form that broadcasts itself finds an empty buffer.
+        let mut buffer = BUFFER.try_with(Cell::take).unwrap_or_default();
+        if buffer.capacity() == 0 {
+            buffer.reserve(Self::BLOCK);
+        }
+        Self(buffer)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // Of a form that has panicked.
+        self.0.clear();
+        let buffer = mem::take(&mut self.0);
+        // At the end of a thread it is dropped.
+        let _ = BUFFER.try_with(|cell| cell.set(buffer));
+    }
+}
+
+thread_local! {
+    static BUFFER: Cell<BytesMut> = Cell::default();
+}
+
+impl<K: Key, Out> Shared<K, Out> {
     fn subject(&self, key: &[u8]) -> Subject {
         let namespace = &self.inner.namespace;
         match self.buckets {
@@ -426,48 +479,63 @@ impl<K: Key, Out> Shared<K, Out> {
     }
 }
 
-impl<K: Key, Out: Clone + Send + Sync + 'static> Set for Shared<K, Out> {
-    fn receive(&self, frame: Frame) {
-        let counters = &self.inner.counters;
-        let Some(key) = K::from_key_bytes(&frame.key) else {
-            counters.invalid.add(1);
-            return;
-        };
-        let missed = match self.interest.check(&key, &frame, &self.inner.nodes) {
-            Some(Some(missed)) => missed,
-            Some(None) => {
-                counters.duplicates.add(1);
-                return;
-            }
-            None => return,
-        };
+impl<K: Key, Out: Clone + Send + Sync + 'static> Shared<K, Out> {
+    /// Passes a message of another node to the members of a topic. Returns `false` if the message is
+    /// not readable. `missed` is the number of messages before it that have not arrived.
+    fn receive(&self, key: &K, origin: NodeId, missed: u64, form: Bytes) -> bool {
+        let counters = &self.counters;
         if missed > 0 {
             counters.lost.add(missed);
+            if let Some(hook) = &self.gap_hook {
+                let node = origin;
+                hook(key, Gap { node, missed });
+            }
             if let Some(notice) = &self.notice {
-                self.topics.broadcast(&key, notice(missed));
+                self.topics.broadcast(key, notice(missed));
             }
         }
-        match self.form.read(frame.payload) {
+        match self.form.read(form) {
             Ok(message) => {
-                self.topics.broadcast(&key, message);
-                counters.received.add(1);
+                self.topics.broadcast(key, message);
+                true
             }
             Err(error) => {
                 counters.invalid.add(1);
                 tracing::warn!(
                     target: "getty::cluster",
                     set = &*self.name,
-                    origin = %frame.origin,
+                    %origin,
                     error = &*error,
                     "a message of another node is not readable",
                 );
+                false
             }
+        }
+    }
+}
+
+impl<K: Key, Out: Clone + Send + Sync + 'static> Set for Shared<K, Out> {
+    fn snapshot(&self) -> TopicsSnapshot {
+        self.counters
+            .snapshot(self.topics.len(), self.interest.len())
+    }
+
+    fn receive(&self, header: Header, key: usize, mut frame: Bytes, to: &Dispatch) {
+        let key = HEADER..HEADER + key;
+        // Of other topics in the bucket, and of topics that this node has just left.
+        let Some(topic) = self.interest.topic(&frame[key.clone()]) else {
+            return;
+        };
+        frame.advance(key.end);
+        let payload = frame;
+        if !to.push(&topic, Message { header, payload }) {
+            self.counters.dropped.add(1);
         }
     }
 
     fn close_members(&self, key: &[u8], reason: CloseReason) -> usize {
         let Some(key) = K::from_key_bytes(key) else {
-            self.inner.counters.invalid.add(1);
+            self.counters.invalid.add(1);
             return 0;
         };
         let members = self.topics.members(&key);

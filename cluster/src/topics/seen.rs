@@ -1,6 +1,6 @@
 //! Last frames of each publisher to a topic, which show duplicates and gaps.
 
-use crate::{NodeId, frame::Frame, nodes::Nodes};
+use crate::{NodeId, frame::Header, nodes::Nodes};
 
 /// Number of publishers from which those that are gone are removed.
 const PRUNED_FROM: usize = 8;
@@ -22,14 +22,14 @@ impl Seen {
     ///
     /// The first message of a publisher is compared with none, and so is one whose publisher has
     /// restarted its count.
-    pub(super) fn check(&mut self, frame: &Frame, nodes: &Nodes) -> Option<u64> {
-        let Frame {
+    pub(super) fn check(&mut self, header: &Header, nodes: &Nodes) -> Option<u64> {
+        let Header {
             origin,
             number,
             sequence,
             fresh,
             ..
-        } = *frame;
+        } = *header;
         let Some(last) = self.0.iter_mut().find(|last| last.origin == origin) else {
             // Each start of a node is a new publisher.
             if self.0.len() >= PRUNED_FROM.max(2 * nodes.len()) {
@@ -60,20 +60,16 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::frame::Kind;
 
-    fn frame(origin: u64, number: u64, sequence: u64, fresh: bool) -> Frame {
-        Frame {
+    fn header(origin: u64, number: u64, sequence: u64, fresh: bool) -> Header {
+        Header {
             kind: Kind::Message,
             fresh,
             origin: NodeId(origin),
             number,
             sequence,
-            key: Bytes::from_static(b"room"),
-            payload: Bytes::new(),
         }
     }
 
@@ -82,7 +78,7 @@ mod tests {
         let nodes = Nodes::default();
         let mut seen = Seen::default();
         let mut check = |origin, number, sequence, fresh| {
-            seen.check(&frame(origin, number, sequence, fresh), &nodes)
+            seen.check(&header(origin, number, sequence, fresh), &nodes)
         };
         assert_eq!(check(1, 10, 5, false), Some(0));
         assert_eq!(check(1, 10, 5, false), None);
@@ -102,9 +98,9 @@ mod tests {
         let mut seen = Seen::default();
         nodes.heard(NodeId(0), "stays");
         for origin in 0..1000 {
-            assert_eq!(seen.check(&frame(origin, 1, 1, true), &nodes), Some(0));
+            assert_eq!(seen.check(&header(origin, 1, 1, true), &nodes), Some(0));
         }
         assert!(seen.0.len() <= PRUNED_FROM);
-        assert_eq!(seen.check(&frame(0, 2, 3, false), &nodes), Some(1));
+        assert_eq!(seen.check(&header(0, 2, 3, false), &nodes), Some(1));
     }
 }

@@ -1,27 +1,49 @@
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
-
-use getty_cluster::{
-    ClaimError, Claimed, Claims, Cluster, Previous, StoreAway,
-    bus::{Fault, Memory},
+use std::{
+    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
+    time::Duration,
 };
+
+use getty_cluster::{ClaimError, Claimed, Claims, LostName, Previous, StoreAway, bus::Fault};
 use getty_core::CloseReason;
 
 use crate::{
-    spy::Spy,
-    support::{Guest, nodes, nodes_beside, until},
+    engine::{Net, Node, WAIT, contract},
+    support::{Guest, until},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
+
+contract! {
+    servers: [
+        later_login_ends_the_earlier_session_on_any_node,
+        name_is_free_once_its_session_has_closed_or_released_it,
+        of_any_number_of_simultaneous_logins_exactly_one_stays,
+        store_that_is_away_admits_or_refuses_and_is_reconciled_later,
+        session_that_loses_a_unique_name_stays_open_and_is_reported,
+        names_of_a_session_are_released_one_by_one,
+        login_of_a_session_that_closes_meanwhile_leaves_no_claim,
+        session_that_claims_its_name_again_keeps_it,
+        name_whose_removal_has_failed_is_free_once_the_store_is_back,
+        claim_whose_answer_was_lost_leaves_no_entry_and_is_found_if_it_is_admitted,
+    ],
+    long: [
+        name_of_a_dead_node_is_free_and_of_an_unreachable_one_is_taken_over,
+        unique_name_of_a_node_that_was_cut_off_is_lost_and_its_session_stays_open,
+    ],
+    memory: [
+        claims_are_written_again_before_they_expire,
+        node_whose_beats_were_interrupted_checks_its_claims,
+    ],
+}
 
 async fn take(claims: &Claims, id: &str, guest: &Guest) -> Previous {
     let Claimed { previous, .. } = claims.take(id, &guest.session).await.unwrap();
     previous
 }
 
-#[tokio::test(start_paused = true)]
-async fn later_login_ends_the_earlier_session_on_any_node() {
-    let [(one, _), (two, _)] = nodes(&Memory::new()).await;
-    let (users, others) = (one.claims("users").build(), two.claims("users").build());
+async fn later_login_ends_the_earlier_session_on_any_node(net: Net) {
+    let [one, two] = net.nodes().await;
+    let (users, others) = (one.claims("users"), two.claims("users"));
     let (first, second, third) = (Guest::new(), Guest::new(), Guest::new());
     assert_eq!(take(&users, "ada", &first).await, Previous::None);
     assert_eq!(take(&others, "ada", &second).await, Previous::Closed);
@@ -31,15 +53,14 @@ async fn later_login_ends_the_earlier_session_on_any_node() {
     assert_eq!((users.len(), others.len()), (0, 1));
     // another name, and another set, are independent
     assert_eq!(take(&users, "bob", &Guest::new()).await, Previous::None);
-    let names = one.claims("names").build();
+    let names = one.claims("names");
     assert_eq!(take(&names, "ada", &Guest::new()).await, Previous::None);
     assert_eq!(third.session.reason(), None);
 }
 
-#[tokio::test(start_paused = true)]
-async fn name_is_free_once_its_session_has_closed_or_released_it() {
-    let [(one, _), (two, _)] = nodes(&Memory::new()).await;
-    let (names, others) = (one.claims("names").build(), two.claims("names").build());
+async fn name_is_free_once_its_session_has_closed_or_released_it(net: Net) {
+    let [one, two] = net.nodes().await;
+    let (names, others) = (one.claims("names"), two.claims("names"));
     let (first, second) = (Guest::new(), Guest::new());
     names.take_free("ada", &first.session).await.unwrap();
     let taken = others.take_free("ada", &second.session).await;
@@ -54,37 +75,31 @@ async fn name_is_free_once_its_session_has_closed_or_released_it() {
     assert_eq!((names.len(), others.len()), (1, 0));
 }
 
-#[tokio::test(start_paused = true)]
-async fn name_of_a_dead_node_is_free_and_of_an_unreachable_one_is_taken_over() {
-    let bus = Memory::new();
-    let [(one, _), (two, port)] = nodes(&bus).await;
-    let (names, others) = (one.claims("names").build(), two.claims("names").build());
+async fn name_of_a_dead_node_is_free_and_of_an_unreachable_one_is_taken_over(net: Net) {
+    let [one, two] = net.nodes().await;
+    let (names, others) = (one.claims("names"), two.claims("names"));
     let (first, second, third) = (Guest::new(), Guest::new(), Guest::new());
     others.take("ada", &first.session).await.unwrap();
-    port.set_connected(false);
+    two.cut_at_once();
     // not yet known to be dead
     assert_eq!(take(&names, "ada", &second).await, Previous::Unreachable);
     names.release("ada", &second.session);
-    let [(three, _)] = nodes(&Memory::new()).await;
-    drop(three);
-    tokio::time::sleep(15 * SECOND).await;
-    assert!(one.nodes().is_empty());
+    until(|| one.nodes().is_empty()).await;
+    tokio::time::sleep(SECOND).await;
     names.take_free("ada", &third.session).await.unwrap();
 
     // the cut-off node ends its session when it is back
     assert_eq!(first.session.reason(), None);
-    port.set_connected(true);
-    two.up().await;
-    tokio::time::sleep(SECOND).await;
+    two.reconnect().await;
+    until(|| first.session.reason().is_some()).await;
     assert_eq!(first.session.reason(), Some(CloseReason::TakenOver));
     assert_eq!(third.session.reason(), None);
 }
 
-#[tokio::test(start_paused = true)]
-async fn of_any_number_of_simultaneous_logins_exactly_one_stays() {
+async fn of_any_number_of_simultaneous_logins_exactly_one_stays(net: Net) {
     // the frames between nodes are unreliable, the store is not
     let mut n = 0;
-    let bus = Memory::new().with_faults(move |_, _| {
+    net.set_fate(move |_, _, _| {
         n += 1;
         match n % 5 {
             0 => Fault::Drop,
@@ -93,13 +108,11 @@ async fn of_any_number_of_simultaneous_logins_exactly_one_stays() {
             _ => Fault::None,
         }
     });
-    let clusters = [(); 3].map(|()| Cluster::of("test").over(bus.clone()).start());
-    for cluster in &clusters {
-        cluster.up().await;
+    let nodes: [Node; 3] = std::array::from_fn(|place| net.node(place));
+    for node in &nodes {
+        node.up().await;
     }
-    let users = clusters
-        .each_ref()
-        .map(|cluster| cluster.claims("users").build());
+    let users = nodes.each_ref().map(|node| node.claims("users"));
     let guests: Vec<_> = (0..300).map(|_| Guest::new()).collect();
     let mut logins = tokio::task::JoinSet::new();
     for (n, guest) in guests.iter().enumerate() {
@@ -115,47 +128,137 @@ async fn of_any_number_of_simultaneous_logins_exactly_one_stays() {
         });
     }
     logins.join_all().await;
-    tokio::time::sleep(5 * SECOND).await;
+    until(|| users.iter().map(Claims::len).sum::<usize>() == 10).await;
     for user in 0..10 {
         let of_user = guests.iter().skip(user).step_by(10);
         let open = of_user.filter(|guest| guest.session.reason().is_none());
         assert_eq!(open.count(), 1, "user {user}");
     }
-    let claims: usize = users.iter().map(Claims::len).sum();
-    assert_eq!(claims, 10);
+    let outcomes = users.each_ref().map(Claims::snapshot);
+    let each = outcomes
+        .iter()
+        .map(|all| all.free + all.closed + all.unreachable + all.ended);
+    assert_eq!(each.sum::<u64>(), 300, "{outcomes:?}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn store_that_is_away_admits_or_refuses_and_is_reconciled_later() {
-    let [(one, port), (two, _)] = nodes(&Memory::new()).await;
-    let (users, others) = (one.claims("users").build(), two.claims("users").build());
+async fn store_that_is_away_admits_or_refuses_and_is_reconciled_later(net: Net) {
+    let [one, two] = net.nodes().await;
+    let (users, others) = (one.claims("users"), two.claims("users"));
     let strict = one
-        .claims("strict")
+        .claims_builder("strict")
         .with_store_away(StoreAway::Refuse)
         .build();
     let (early, late) = (Guest::new(), Guest::new());
     others.take("ada", &early.session).await.unwrap();
-    port.set_connected(false);
-    one.down().await;
+    one.cut().await;
     let refused = strict.take("ada", &late.session).await;
     assert!(matches!(refused, Err(ClaimError::Store(_))), "{refused:?}");
     let refused = users.take_free("bob", &late.session).await;
     assert!(matches!(refused, Err(ClaimError::Store(_))), "{refused:?}");
     assert_eq!(take(&users, "ada", &late).await, Previous::Unknown);
     assert_eq!(early.session.reason(), None, "both are open meanwhile");
-    port.set_connected(true);
-    one.up().await;
-    tokio::time::sleep(3 * SECOND).await;
+    one.reconnect().await;
+    until(|| early.session.reason().is_some()).await;
     assert_eq!(early.session.reason(), Some(CloseReason::TakenOver));
     assert_eq!(late.session.reason(), None);
     let again = Guest::new();
     assert_eq!(take(&others, "ada", &again).await, Previous::Closed);
 }
 
-#[tokio::test(start_paused = true)]
-async fn login_of_a_session_that_closes_meanwhile_leaves_no_claim() {
-    let [(one, _), (two, _)] = nodes(&Memory::new()).await;
-    let (users, others) = (one.claims("users").build(), two.claims("users").build());
+/// A hook that keeps the names that were lost, and these.
+fn lost_names() -> (
+    impl Fn(LostName) + Send + Sync + 'static,
+    Arc<Mutex<Vec<LostName>>>,
+) {
+    let lost = Arc::<Mutex<Vec<_>>>::default();
+    let hooked = Arc::clone(&lost);
+    (move |name| hooked.lock().unwrap().push(name), lost)
+}
+
+async fn session_that_loses_a_unique_name_stays_open_and_is_reported(net: Net) {
+    let [one, two] = net.nodes().await;
+    let (hook, lost) = lost_names();
+    let builder = one.claims_builder("names").with_lost_hook(hook);
+    let (names, others) = (builder.build(), two.claims("names"));
+    let (first, second) = (Guest::new(), Guest::new());
+    names.take_free("ada", &first.session).await.unwrap();
+    names.take_free("bob", &first.session).await.unwrap();
+    assert_eq!(take(&others, "ada", &second).await, Previous::Closed);
+    until(|| lost.lock().unwrap().len() == 1).await;
+    let LostName { name, session, .. } = lost.lock().unwrap()[0].clone();
+    assert_eq!((&name[..], session.id()), (&b"ada"[..], first.session.id()));
+    assert_eq!((first.session.reason(), names.len()), (None, 1));
+    assert_eq!((names.snapshot().lost, one.snapshot().taken_over), (1, 0));
+    // It is as free as any other to claim it again.
+    let taken = names.take_free("ada", &first.session).await;
+    assert!(matches!(taken, Err(ClaimError::Taken)), "{taken:?}");
+    assert!(names.has("bob", &first.session) && !names.has("ada", &first.session));
+
+    // without a hook, and with one that panics, too
+    let builder = two.claims_builder("panics");
+    let panics = builder.with_lost_hook(|_| panic!("a hook")).build();
+    let same = one.claims("panics");
+    for (from, to) in [(&panics, &same), (&same, &panics)] {
+        from.take_free("eve", &second.session).await.unwrap();
+        let guest = Guest::new();
+        assert_eq!(take(to, "eve", &guest).await, Previous::Closed);
+        assert_eq!((second.session.reason(), from.len()), (None, 0));
+        drop(guest);
+        until(|| to.is_empty()).await;
+        two.leave().await;
+    }
+}
+
+async fn unique_name_of_a_node_that_was_cut_off_is_lost_and_its_session_stays_open(net: Net) {
+    let [one, two] = net.nodes().await;
+    let (hook, lost) = lost_names();
+    let builder = two.claims_builder("names").with_lost_hook(hook);
+    let (names, others) = (one.claims("names"), builder.build());
+    let (first, second) = (Guest::new(), Guest::new());
+    others.take_free("ada", &first.session).await.unwrap();
+    two.cut().await;
+    until(|| one.nodes().is_empty()).await;
+    // This node knows that the other is dead once it has listened for long enough.
+    let taken = async {
+        while names.take_free("ada", &second.session).await.is_err() {
+            tokio::time::sleep(SECOND / 10).await;
+        }
+    };
+    tokio::time::timeout(WAIT, taken).await.unwrap();
+    assert!(others.has("ada", &first.session));
+    two.reconnect().await;
+    until(|| lost.lock().unwrap().len() == 1).await;
+    assert_eq!((first.session.reason(), others.len()), (None, 0));
+    assert_eq!((second.session.reason(), names.len()), (None, 1));
+}
+
+async fn names_of_a_session_are_released_one_by_one(net: Net) {
+    let [one, two] = net.nodes().await;
+    let (names, others) = (one.claims("names"), two.claims("names"));
+    let (guest, other) = (Guest::new(), Guest::new());
+    for n in 0..5 {
+        names
+            .take_free(&format!("{n}"), &guest.session)
+            .await
+            .unwrap();
+    }
+    assert!(!names.release("3", &other.session) && !names.release("7", &guest.session));
+    assert!(names.release("3", &guest.session) && !names.release("3", &guest.session));
+    assert_eq!(names.len(), 4);
+    let free = async {
+        while others.take_free("3", &other.session).await.is_err() {
+            tokio::time::sleep(SECOND / 100).await;
+        }
+    };
+    tokio::time::timeout(WAIT, free).await.unwrap();
+    let taken = others.take_free("4", &other.session).await;
+    assert!(matches!(taken, Err(ClaimError::Taken)), "{taken:?}");
+    assert!(others.snapshot().taken >= 1);
+}
+
+async fn login_of_a_session_that_closes_meanwhile_leaves_no_claim(net: Net) {
+    let [one, two] = net.nodes().await;
+    let (users, others) = (one.claims("users"), two.claims("users"));
     let guest = Guest::new();
     let session = guest.session.clone();
     let login = users.take("ada", &session);
@@ -185,28 +288,25 @@ async fn login_of_a_session_that_closes_meanwhile_leaves_no_claim() {
         .unwrap();
 }
 
-#[tokio::test(start_paused = true)]
-async fn session_that_claims_its_name_again_keeps_it() {
-    let [(one, _), (two, _)] = nodes(&Memory::new()).await;
-    let (users, others) = (one.claims("users").build(), two.claims("users").build());
+async fn session_that_claims_its_name_again_keeps_it(net: Net) {
+    let [one, two] = net.nodes().await;
+    let (users, others) = (one.claims("users"), two.claims("users"));
     let (guest, other) = (Guest::new(), Guest::new());
     assert_eq!(take(&users, "ada", &guest).await, Previous::None);
     assert_eq!(take(&users, "ada", &guest).await, Previous::None);
     users.take_free("ada", &guest.session).await.unwrap();
     assert_eq!((guest.session.reason(), users.len()), (None, 1));
+    assert!(users.has("ada", &guest.session) && !users.has("ada", &other.session));
     let taken = others.take_free("ada", &other.session).await;
     assert!(matches!(taken, Err(ClaimError::Taken)), "{taken:?}");
     assert_eq!(take(&others, "ada", &other).await, Previous::Closed);
     assert_eq!(guest.session.reason(), Some(CloseReason::TakenOver));
 }
 
-#[tokio::test(start_paused = true)]
-async fn name_whose_removal_has_failed_is_free_once_the_store_is_back() {
-    let bus = Memory::new();
-    let (spy, faults) = Spy::new(&bus);
-    let one = Cluster::of("test").over(spy).start();
-    let [(two, _)] = nodes_beside(&one, &bus).await;
-    let (names, others) = (one.claims("names").build(), two.claims("names").build());
+async fn name_whose_removal_has_failed_is_free_once_the_store_is_back(net: Net) {
+    let [one, two] = net.nodes().await;
+    let faults = &one.faults;
+    let (names, others) = (one.claims("names"), two.claims("names"));
     let (guests, last) = ([(); 50].map(|()| Guest::new()), Guest::new());
     for (n, guest) in guests.iter().enumerate() {
         names
@@ -229,13 +329,10 @@ async fn name_whose_removal_has_failed_is_free_once_the_store_is_back() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn claim_whose_answer_was_lost_leaves_no_entry_and_is_found_if_it_is_admitted() {
-    let bus = Memory::new();
-    let (spy, faults) = Spy::new(&bus);
-    let one = Cluster::of("test").over(spy).start();
-    let [(two, _)] = nodes_beside(&one, &bus).await;
-    let (names, others) = (one.claims("names").build(), two.claims("names").build());
+async fn claim_whose_answer_was_lost_leaves_no_entry_and_is_found_if_it_is_admitted(net: Net) {
+    let [one, two] = net.nodes().await;
+    let faults = &one.faults;
+    let (names, others) = (one.claims("names"), two.claims("names"));
     let (early, guest, other) = (Guest::new(), Guest::new(), Guest::new());
     others.take("bob", &early.session).await.unwrap();
 
@@ -251,13 +348,10 @@ async fn claim_whose_answer_was_lost_leaves_no_entry_and_is_found_if_it_is_admit
     assert_eq!((guest.session.reason(), names.len()), (None, 1));
 }
 
-#[tokio::test(start_paused = true)]
-async fn claims_are_written_again_before_they_expire() {
-    let bus = Memory::new();
-    let (spy, faults) = Spy::new(&bus);
-    let one = Cluster::of("test").over(spy).start();
-    one.up().await;
-    let users = one.claims("users").build();
+async fn claims_are_written_again_before_they_expire(net: Net) {
+    let [one] = net.nodes().await;
+    let faults = &one.faults;
+    let users = one.claims("users");
     let guest = Guest::new();
     take(&users, "ada", &guest).await;
     tokio::time::sleep(11 * 3600 * SECOND).await;
@@ -268,18 +362,17 @@ async fn claims_are_written_again_before_they_expire() {
     assert_eq!((guest.session.reason(), users.len()), (None, 1));
 }
 
-#[tokio::test(start_paused = true)]
-async fn node_whose_beats_were_interrupted_checks_its_claims() {
+async fn node_whose_beats_were_interrupted_checks_its_claims(net: Net) {
     // the inboxes of nodes hear nothing
-    let bus = Memory::new().with_faults(|subject, _| {
-        if subject.as_str().contains(".n.") {
+    net.set_fate(|_, subject, _| {
+        if subject.contains(".n.") {
             Fault::Drop
         } else {
             Fault::None
         }
     });
-    let [(one, _), (two, _)] = nodes(&bus).await;
-    let (users, others) = (one.claims("users").build(), two.claims("users").build());
+    let [one, two] = net.nodes().await;
+    let (users, others) = (one.claims("users"), two.claims("users"));
     let (first, second) = (Guest::new(), Guest::new());
     take(&users, "ada", &first).await;
     assert_eq!(take(&others, "ada", &second).await, Previous::Unreachable);
@@ -295,7 +388,7 @@ async fn node_whose_beats_were_interrupted_checks_its_claims() {
 #[tokio::test(start_paused = true)]
 #[should_panic(expected = "this node has claims with the name users")]
 async fn second_set_of_claims_with_a_name_panics() {
-    let [(one, _)] = nodes(&Memory::new()).await;
-    let _users = one.claims("users").build();
-    let _same = one.claims("users").build();
+    let [one] = Net::memory().nodes().await;
+    let _users = one.claims("users");
+    let _same = one.claims("users");
 }

@@ -1,7 +1,7 @@
 //! A bus that fails in ways that a network and a server do.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
@@ -9,13 +9,21 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use getty_cluster::{
     Subject,
-    bus::{Bus, Entry, Limits, Memory, PublishError, PutError, Revision, Sink, Store, StoreError},
+    bus::{
+        Bus, BusStats, Entry, Event, Fault, Limits, PublishError, PutError, Revision, Sink, Store,
+        StoreError,
+    },
 };
-use tokio::sync::{Notify, Semaphore};
+use tokio::{
+    sync::{Notify, Semaphore, mpsc},
+    time::{Instant, sleep_until},
+};
 use tower::BoxError;
 
+/// Function that decides about a frame to a node.
+pub(crate) type Fate = dyn FnMut(usize, &str, &[u8]) -> Fault + Send;
+
 /// Faults of a bus and its store.
-#[derive(Default)]
 pub(crate) struct Faults {
     /// The store has done what it was asked, and its answer is lost.
     pub(crate) loses_answers: AtomicBool,
@@ -27,34 +35,44 @@ pub(crate) struct Faults {
     pub(crate) garbles: AtomicBool,
     /// Number of successful writes to the store.
     pub(crate) puts: AtomicU64,
-    /// Garbled frames.
-    pub(crate) garbled: AtomicU64,
+    /// Subscriptions are in effect while it has a permit.
+    pub(crate) confirms: Semaphore,
 }
 
-/// A node's bus in memory with faults.
+impl Default for Faults {
+    fn default() -> Self {
+        Self {
+            loses_answers: AtomicBool::default(),
+            refuses_removals: AtomicBool::default(),
+            panic: Notify::default(),
+            garbles: AtomicBool::default(),
+            puts: AtomicU64::default(),
+            confirms: Semaphore::new(1),
+        }
+    }
+}
+
+/// A node's bus with faults.
 pub(crate) struct Spy {
-    bus: Memory,
+    bus: Box<dyn Bus>,
+    place: usize,
+    fate: Arc<Mutex<Option<Box<Fate>>>>,
     faults: Arc<Faults>,
-    /// Subscriptions are in effect once it has a permit.
-    confirms: Arc<Semaphore>,
 }
 
 impl Spy {
-    pub(crate) fn new(bus: &Memory) -> (Self, Arc<Faults>) {
-        let faults = Arc::<Faults>::default();
-        let spy = Self {
-            bus: bus.clone(),
-            faults: Arc::clone(&faults),
-            confirms: Arc::new(Semaphore::new(1)),
-        };
-        (spy, faults)
-    }
-
-    /// Returns what confirms subscriptions.
-    pub(crate) fn with_confirmation(mut self) -> (Self, Arc<Semaphore>) {
-        self.confirms = Arc::new(Semaphore::new(0));
-        let confirms = Arc::clone(&self.confirms);
-        (self, confirms)
+    pub(crate) const fn new(
+        bus: Box<dyn Bus>,
+        place: usize,
+        fate: Arc<Mutex<Option<Box<Fate>>>>,
+        faults: Arc<Faults>,
+    ) -> Self {
+        Self {
+            bus,
+            place,
+            fate,
+            faults,
+        }
     }
 }
 
@@ -80,7 +98,6 @@ impl Bus for Spy {
                     *byte = fastrand::u8(..);
                 }
             }
-            self.faults.garbled.fetch_add(1, Relaxed);
             self.bus.publish(to, bytes.into())?;
         }
         self.bus.publish(to, frame)
@@ -92,6 +109,21 @@ impl Bus for Spy {
 
     fn run(&self, sink: Arc<dyn Sink>) -> BoxFuture<'_, BoxError> {
         Box::pin(async move {
+            let (delayed, mut frames) = mpsc::unbounded_channel::<(Instant, String, Bytes)>();
+            let later = Arc::clone(&sink);
+            let delays = async move {
+                while let Some((due, subject, frame)) = frames.recv().await {
+                    sleep_until(due).await;
+                    later.deliver(&subject, frame);
+                }
+                std::future::pending().await
+            };
+            let sink = Arc::new(SpySink {
+                sink,
+                place: self.place,
+                fate: Arc::clone(&self.fate),
+                delayed,
+            });
             let panics = async {
                 self.faults.panic.notified().await;
                 panic!("a bus")
@@ -99,6 +131,7 @@ impl Bus for Spy {
             tokio::select! {
                 error = self.bus.run(sink) => error,
                 error = panics => error,
+                error = delays => error,
             }
         })
     }
@@ -111,7 +144,8 @@ impl Bus for Spy {
 
     fn subscribed(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
-            let _permit = self.confirms.acquire().await;
+            let _permit = self.faults.confirms.acquire().await;
+            self.bus.subscribed().await;
         })
     }
 
@@ -119,8 +153,57 @@ impl Bus for Spy {
         self.bus.flush()
     }
 
+    fn kind(&self) -> &'static str {
+        self.bus.kind()
+    }
+
+    fn stats(&self) -> BusStats {
+        self.bus.stats()
+    }
+
     fn needs_thread(&self) -> bool {
-        false
+        self.bus.needs_thread()
+    }
+}
+
+/// Decides about the frames that a bus has received.
+struct SpySink {
+    sink: Arc<dyn Sink>,
+    place: usize,
+    fate: Arc<Mutex<Option<Box<Fate>>>>,
+    delayed: mpsc::UnboundedSender<(Instant, String, Bytes)>,
+}
+
+impl Sink for SpySink {
+    fn deliver(&self, subject: &str, frame: Bytes) {
+        let fate = {
+            let mut fate = self.fate.lock().unwrap();
+            let fate = fate.as_mut();
+            fate.map(|fate| fate(self.place, subject, &frame))
+        };
+        match fate {
+            None => self.sink.deliver(subject, frame),
+            Some(Fault::Drop) => {}
+            Some(Fault::Delay(time)) => self.later(time, subject, frame),
+            // Behind those that are delayed.
+            Some(Fault::Duplicate) => {
+                self.later(std::time::Duration::ZERO, subject, frame.clone());
+                self.later(std::time::Duration::ZERO, subject, frame);
+            }
+            Some(_) => self.later(std::time::Duration::ZERO, subject, frame),
+        }
+    }
+
+    fn event(&self, event: Event) {
+        self.sink.event(event);
+    }
+}
+
+impl SpySink {
+    fn later(&self, time: std::time::Duration, subject: &str, frame: Bytes) {
+        let frame = (Instant::now() + time, subject.to_owned(), frame);
+        // It fails once the bus has ended.
+        let _ = self.delayed.send(frame);
     }
 }
 

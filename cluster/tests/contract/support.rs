@@ -1,8 +1,10 @@
-//! Nodes and sessions without sockets.
+//! Sessions without sockets.
 
-use std::task::{Context, Waker};
+use std::{
+    task::{Context, Waker},
+    time::Duration,
+};
 
-use getty_cluster::{Cluster, bus::Memory};
 use getty_core::{
     Connection, Session,
     driver::{self, Driver, Payload},
@@ -39,44 +41,18 @@ impl Guest {
     }
 }
 
-/// Starts nodes on one bus and waits until each knows all others.
-pub(crate) async fn nodes<const N: usize>(bus: &Memory) -> [(Cluster, Memory); N] {
-    let nodes = [(); N].map(|()| {
-        let port = bus.clone();
-        let cluster = Cluster::of("test").over(port.same_node()).start();
-        (cluster, port)
-    });
-    for (cluster, _) in &nodes {
-        cluster.up().await;
-        until(|| cluster.nodes().len() == N - 1).await;
-    }
-    nodes
-}
-
-/// Starts nodes beside one that is there already.
-pub(crate) async fn nodes_beside<const N: usize>(
-    one: &Cluster,
-    bus: &Memory,
-) -> [(Cluster, Memory); N] {
-    let nodes = [(); N].map(|()| {
-        let port = bus.clone();
-        let cluster = Cluster::of("test").over(port.same_node()).start();
-        (cluster, port)
-    });
-    for cluster in nodes.iter().map(|node| &node.0).chain([one]) {
-        cluster.up().await;
-        until(|| cluster.nodes().len() == N).await;
-    }
-    nodes
-}
-
-/// Lets other tasks run until `condition` is true.
+/// Lets other tasks run until `condition` is true, at most for a minute.
 pub(crate) async fn until(condition: impl Fn() -> bool) {
-    for _ in 0..100_000 {
+    for n in 0..61_000 {
         if condition() {
             return;
         }
-        tokio::task::yield_now().await;
+        // Without a pause the clock of the bus in memory stands still.
+        if n < 1000 {
+            tokio::task::yield_now().await;
+        } else {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
     panic!("the condition has not become true");
 }

@@ -4,6 +4,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -13,6 +14,8 @@ use getty_core::{Connection, Session, driver};
 use crate::server::{Kind, Server, until};
 
 const TOPICS: u64 = 100;
+/// Longest time until a topic is subscribed to.
+const WAIT: Duration = Duration::from_secs(60);
 
 /// A message: topic, publisher, and number among the publisher's messages to the topic.
 type Numbered = [u64; 3];
@@ -58,7 +61,7 @@ impl Node {
             assert!(rooms.join(topic, &member));
         }
         for topic in 0..TOPICS {
-            rooms.subscribed(&topic).await;
+            assert!(rooms.subscribed(&topic, WAIT).await);
         }
         Self {
             cluster,
@@ -159,7 +162,7 @@ async fn missing_messages_are_reported(kind: Kind) {
     let last = loop {
         let last = rounds(1);
         let is_complete = || nodes.iter().all(|node| node.has_received(last, 3));
-        let waited = tokio::time::timeout(std::time::Duration::from_secs(5), until(is_complete));
+        let waited = tokio::time::timeout(Duration::from_secs(5), until(is_complete));
         if waited.await.is_ok() {
             break last;
         }

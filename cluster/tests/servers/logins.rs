@@ -10,7 +10,7 @@ use crate::server::{Kind, Server, until};
 async fn one_session_of_each_user_stays(kind: Kind, logins: usize, users: usize) {
     let server = Server::start(kind);
     let nodes = server.nodes::<3>().await;
-    let claims = nodes.each_ref().map(|node| node.claims("users").build());
+    let claims = nodes.each_ref().map(|node| node.claims("users"));
     let connections: Vec<_> = (0..logins).map(|_| Connection::new(())).collect();
     let mut tasks = JoinSet::new();
     for (n, connection) in connections.iter().enumerate() {
@@ -41,7 +41,7 @@ async fn one_session_of_each_user_stays(kind: Kind, logins: usize, users: usize)
 async fn takeover_time(kind: Kind) {
     let server = Server::start(kind);
     let [one, two] = server.nodes().await;
-    let claims = [one.claims("users").build(), two.claims("users").build()];
+    let claims = [one.claims("users"), two.claims("users")];
     let mut last = Connection::new(());
     claims[0].take("ada", last.handle()).await.unwrap();
     let mut times = Vec::new();

@@ -7,4 +7,5 @@ mod logins;
 mod node;
 mod processes;
 mod proxy;
+mod secure;
 mod server;

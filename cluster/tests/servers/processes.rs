@@ -69,13 +69,12 @@ struct Report {
 }
 
 impl Node {
-    fn start(kind: Kind, url: &str, publisher: u64, topics: usize) -> Self {
+    fn start(url: &str, publisher: u64, topics: usize) -> Self {
         let mut child = Command::new(env::current_exe().expect("the test has a path"))
             .args(["--ignored", "--exact", "node::node", "--nocapture"])
             .env("GETTY_NODE_URL", url)
             .env("GETTY_NODE_PUBLISHER", publisher.to_string())
             .env("GETTY_NODE_TOPICS", topics.to_string())
-            .env("GETTY_NODE_KIND", format!("{kind:?}"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -193,7 +192,7 @@ impl Run {
         };
         self.publishers += 1;
         let url = self.kind.url(port);
-        let node = Node::start(self.kind, &url, self.publishers, self.size.topics);
+        let node = Node::start(&url, self.publishers, self.size.topics);
         self.nodes.push(node);
     }
 

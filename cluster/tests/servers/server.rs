@@ -2,15 +2,13 @@
 
 use std::{
     net::{TcpListener, TcpStream},
+    path::Path,
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
 };
 
-use getty_cluster::{
-    Cluster, ClusterBuilder,
-    bus::{Nats, Redis},
-};
+use getty_cluster::{Cluster, ClusterBuilder, bus};
 
 /// Kind of server.
 #[derive(Clone, Copy, Debug)]
@@ -28,12 +26,8 @@ impl Kind {
     }
 
     /// Returns the builder of a node.
-    pub(crate) fn node(self, url: &str) -> ClusterBuilder {
-        let node = Cluster::of("test");
-        match self {
-            Self::Nats => node.over(Nats::new(url)),
-            Self::Redis => node.over(Redis::new(url).unwrap()),
-        }
+    pub(crate) fn node(url: &str) -> ClusterBuilder {
+        Cluster::of("test").over(bus::from_url(url).expect("the URL is valid"))
     }
 }
 
@@ -43,22 +37,29 @@ pub(crate) struct Server {
     port: u16,
     child: Option<Child>,
     files: tempfile::TempDir,
+    arguments: Vec<String>,
 }
 
 impl Server {
     pub(crate) fn start(kind: Kind) -> Self {
+        Self::with_arguments(kind, |_, _| Vec::new())
+    }
+
+    /// Starts a server with more arguments, which may depend on its folder and its port.
+    pub(crate) fn with_arguments(
+        kind: Kind,
+        arguments: impl FnOnce(&Path, u16) -> Vec<String>,
+    ) -> Self {
         // Shown by the tests that fail. An error means that another test has set it.
         let _ = tracing_subscriber::fmt().with_test_writer().try_init();
-        // The port stays free until the server has it: nothing else asks for one here.
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .expect("a port is free")
-            .port();
+        let port = free_port();
+        let files = tempfile::tempdir().expect("a directory is made");
         let mut server = Self {
             kind,
             port,
             child: None,
-            files: tempfile::tempdir().expect("a directory is made"),
+            arguments: arguments(files.path(), port),
+            files,
         };
         server.restart();
         server
@@ -81,10 +82,13 @@ impl Server {
                 command
             }
         };
+        command.args(&self.arguments);
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        self.child = Some(child.expect("the server is installed"));
+        let child = self.child.insert(child.expect("the server is installed"));
         // Nodes that find no server try again after some seconds.
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            let status = child.try_wait().expect("the server is a child");
+            assert_eq!(status, None, "the server has ended");
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -101,9 +105,17 @@ impl Server {
         self.port
     }
 
+    pub(crate) fn url(&self) -> String {
+        self.kind.url(self.port)
+    }
+
+    pub(crate) fn files(&self) -> &Path {
+        self.files.path()
+    }
+
     /// Returns the builder of a node.
     pub(crate) fn node(&self) -> ClusterBuilder {
-        self.kind.node(&self.kind.url(self.port))
+        Kind::node(&self.url())
     }
 
     /// Starts nodes and waits until each knows all others.
@@ -115,6 +127,14 @@ impl Server {
         }
         nodes
     }
+}
+
+/// Returns a free port. It stays free until a server has it: nothing else asks for one here.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a port is free")
+        .port()
 }
 
 impl Drop for Server {

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use tokio::runtime::{self, Handle};
 
 use super::AtomicU8;
-use crate::panic::Panic;
+use crate::panic::{Panic, log};
 
 /// Future that tasks other than its own can poll.
 pub trait InlinePoll: Send + Sync {
@@ -218,7 +218,7 @@ impl<F: Future<Output = ()>> fmt::Debug for TaskFuture<F> {
 /// depends.
 fn drop_aborted<F>(future: Option<Pin<Box<F>>>) {
     if let Err(panic) = Panic::catch(|| drop(future)) {
-        tracing::error!(%panic, "a connection panicked while it was aborted");
+        log(|| tracing::error!(%panic, "a connection panicked while it was aborted"));
     }
 }
 

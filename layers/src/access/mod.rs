@@ -127,12 +127,12 @@ mod tests {
     use std::net::IpAddr;
 
     use getty_core::{CloseReason, ConnectionHandle, Endpoints, TransportKind};
+    use getty_test::assert_layer_contract;
     use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
     use tower::{BoxError, Service};
     use tower_test::mock;
 
     use super::*;
-    use crate::testing::assert_transparent;
 
     type Plain = Connection<()>;
 
@@ -230,9 +230,9 @@ mod tests {
         assert!(handle.is_closed());
     }
 
-    #[test]
-    fn layer_is_transparent_for_allowed_peers() {
-        assert_transparent(&layer(), || from(&ip("192.0.2.2")).0);
+    #[tokio::test(start_paused = true)]
+    async fn layer_follows_the_contract() {
+        assert_layer_contract(&layer(), || from(&ip("192.0.2.2")).0).await;
     }
 
     #[test]

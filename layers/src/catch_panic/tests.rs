@@ -1,12 +1,13 @@
 use std::{convert::Infallible, future::ready, io, sync::Arc};
 
 use getty_core::{CloseReason, Closed, ConnectionHandle};
+use getty_test::assert_layer_contract;
 use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
 use tower::service_fn;
 use tower_test::mock;
 
 use super::*;
-use crate::testing::{assert_readiness, request};
+use crate::testing::request;
 
 type Message = Request<&'static str, String>;
 
@@ -52,9 +53,9 @@ fn responses_and_errors_pass_through() {
     }
 }
 
-#[test]
-fn readiness_is_that_of_the_inner_service_and_not_shared_with_clones() {
-    assert_readiness::<_, Message, Option<String>, _>(&CatchPanicLayer::new(), request);
+#[tokio::test(start_paused = true)]
+async fn layer_follows_the_contract() {
+    assert_layer_contract(&CatchPanicLayer::new(), request::<String>).await;
 }
 
 #[test]

@@ -63,7 +63,9 @@
 //! session](CorrelateLayer::with_close_at_deadline). With responses by id the session
 //! continues, because an abandoned request frees its slot, and a protocol may leave requests
 //! without a response. Use a [`HeartbeatLayer`](crate::HeartbeatLayer) there to end the session
-//! of a peer that has stopped responding.
+//! of a peer that has stopped responding, and an
+//! [`IdleTimeoutLayer`](crate::IdleTimeoutLayer) beside it: a session that sends requests all
+//! the time sends no heartbeats.
 
 mod filter;
 use std::{
@@ -318,8 +320,10 @@ where
 
 #[cfg(all(test, not(getty_loom)))]
 mod tests {
+    use getty_test::assert_layer_contract;
+
     use super::*;
-    use crate::testing::{assert_transparent, framed};
+    use crate::testing::framed;
 
     struct Numbers;
 
@@ -333,12 +337,12 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn layer_is_transparent() {
-        assert_transparent(&CorrelateLayer::new(Numbers), framed);
-        assert_transparent(&CorrelateLayer::in_order(), framed);
+    #[tokio::test(start_paused = true)]
+    async fn layer_follows_the_contract() {
+        assert_layer_contract(&CorrelateLayer::new(Numbers), framed).await;
+        assert_layer_contract(&CorrelateLayer::in_order(), framed).await;
         let pushes = CorrelateLayer::in_order().with_push(String::is_empty);
-        assert_transparent(&pushes, framed);
+        assert_layer_contract(&pushes, framed).await;
     }
 
     #[test]

@@ -13,6 +13,10 @@
 //! Received bytes do not postpone a heartbeat, but any received byte is a response, not only a
 //! pong.
 //!
+//! A session that sends all the time therefore notices a peer that is gone only when the
+//! transport takes no more bytes. An [`IdleTimeoutLayer`](crate::IdleTimeoutLayer) beside the
+//! heartbeats notices it, because nothing is received.
+//!
 //! While the peer does not read, heartbeats are skipped. They would wait behind the bytes that
 //! they should replace, and a peer that reads again would receive every one. A skipped
 //! heartbeat counts like a sent one. The next is due a full period later, and a response is
@@ -232,7 +236,15 @@ impl<Out, B, P> HeartbeatLayer<Out, B, P> {
     /// not send their heartbeats together.
     #[must_use]
     pub const fn with_jitter(mut self, fraction: f64) -> Self {
-        self.schedule.jitter = Jitter::new(fraction);
+        self.schedule.jitter = self.schedule.jitter.with_fraction(fraction);
+        self
+    }
+
+    /// Sets the seed of the jitter, which makes it repeatable in tests: the part of a session then
+    /// depends on the seed and on the addresses of the session. By default it is random.
+    #[must_use]
+    pub const fn with_jitter_seed(mut self, seed: u64) -> Self {
+        self.schedule.jitter = self.schedule.jitter.with_seed(seed);
         self
     }
 
@@ -383,22 +395,24 @@ where
 #[cfg(all(test, not(getty_loom)))]
 mod tests {
     use getty_core::{CloseReason, driver::Driver};
+    use getty_test::assert_layer_contract;
 
     use super::*;
-    use crate::testing::{assert_transparent, drive, framed};
+    use crate::testing::{drive, framed};
 
     const TEN: Duration = Duration::from_secs(10);
 
     #[tokio::test(start_paused = true)]
-    async fn layer_is_transparent() {
-        assert_transparent(
+    async fn layer_follows_the_contract() {
+        assert_layer_contract(
             &HeartbeatLayer::new(TEN, |_session| "PING".to_owned()),
             framed,
-        );
-        assert_transparent(&HeartbeatLayer::optional(TEN, |_session| None), framed);
+        )
+        .await;
+        assert_layer_contract(&HeartbeatLayer::optional(TEN, |_session| None), framed).await;
         let ping = HeartbeatLayer::ping(TEN);
-        assert_transparent(&ping, framed);
-        assert_transparent(&ping.with_pong(String::is_empty), framed);
+        assert_layer_contract(&ping, framed).await;
+        assert_layer_contract(&ping.with_pong(String::is_empty), framed).await;
     }
 
     fn beats(driver: &mut Driver<String>) -> usize {

@@ -28,7 +28,7 @@ impl Schedule {
         Out: Send + 'static,
     {
         let now = Instant::now();
-        let first = check_time(now, self.jitter.lengthen(self.period, session.id()));
+        let first = check_time(now, self.jitter.lengthen(self.period, session.handle()));
         let sender = session.clone();
         let mut state = State {
             last: now,
@@ -39,7 +39,7 @@ impl Schedule {
         session.schedule_check(first, move |handle, now| {
             let period = handle.setting(Setting::HeartbeatPeriod);
             let period = period.unwrap_or(self.period);
-            let period = self.jitter.lengthen(period, handle.id());
+            let period = self.jitter.lengthen(period, handle);
             if !state.is_alive(self, handle, now) {
                 handle.close_with(CloseReason::HeartbeatMissed);
                 return None;

@@ -8,12 +8,12 @@ use getty_core::{
     SessionIo,
     driver::{self, CloseGuard, Driver},
 };
+use getty_test::assert_layer_contract;
 use tokio::sync::Notify;
 use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
 use tower_test::mock;
 
 use super::*;
-use crate::testing::assert_transparent;
 
 type Framing = SessionIo<(), (), &'static str>;
 
@@ -242,8 +242,8 @@ async fn panic_of_an_async_run_closes_its_session() {
     assert_eq!(session.source().unwrap().to_string(), "a bad callback");
 }
 
-#[test]
-fn layer_is_transparent() {
+#[tokio::test(start_paused = true)]
+async fn layer_follows_the_contract() {
     let layer = IntervalLayer::from_async_fn(PERIOD, |_| ready(Ok::<_, Infallible>(())));
-    assert_transparent(&layer, connection);
+    assert_layer_contract(&layer, connection).await;
 }

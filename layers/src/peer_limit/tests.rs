@@ -6,12 +6,12 @@ use std::{
 };
 
 use getty_core::{Address, CloseReason, ConnectionHandle, Endpoints, TransportKind};
+use getty_test::assert_layer_contract;
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
 use tower::{BoxError, Service, service_fn};
 use tower_test::mock;
 
 use super::*;
-use crate::testing::assert_transparent;
 
 type Plain = Connection<()>;
 
@@ -153,9 +153,9 @@ fn same_limit_twice_in_a_stack_counts_a_connection_once() {
     assert_eq!(limit.peers(), 0);
 }
 
-#[test]
-fn layer_is_transparent_within_the_limit() {
-    assert_transparent(&PeerLimitLayer::new(9), || from("192.0.2.2").0);
+#[tokio::test(start_paused = true)]
+async fn layer_follows_the_contract() {
+    assert_layer_contract(&PeerLimitLayer::new(9), || from("192.0.2.2").0).await;
 }
 
 #[test]

@@ -336,19 +336,19 @@ impl Error for TooManyPending {}
 
 #[cfg(all(test, not(getty_loom)))]
 mod tests {
+    use getty_test::assert_layer_contract;
     use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
     use tower_test::mock;
 
     use super::*;
-    use crate::testing::assert_transparent;
 
     type Plain = Connection<()>;
 
-    #[test]
-    fn layer_is_transparent() {
+    #[tokio::test(start_paused = true)]
+    async fn layer_follows_the_contract() {
         for overflow in [Overflow::RefuseNewest, Overflow::DropOldest] {
             let layer = PendingLimitLayer::new(10).with_overflow(overflow);
-            assert_transparent(&layer, || Connection::new(()));
+            assert_layer_contract(&layer, || Connection::new(())).await;
             assert_eq!(layer.pending(), 0);
         }
     }

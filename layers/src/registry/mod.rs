@@ -137,13 +137,13 @@ mod tests {
     };
 
     use getty_core::{Address, CloseReason, Endpoints, SessionIo, TransportKind, driver};
+    use getty_test::assert_layer_contract;
     use tokio::time::advance;
     use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
     use tower::{BoxError, Layer, Service, service_fn};
     use tower_test::mock;
 
     use super::*;
-    use crate::testing::assert_transparent;
 
     type Typed = Connection<SessionIo<(), (), u32>>;
 
@@ -194,9 +194,9 @@ mod tests {
         }
     }
 
-    #[test]
-    fn layer_is_transparent() {
-        assert_transparent(&RegistryLayer::new(Registry::new()), connection);
+    #[tokio::test(start_paused = true)]
+    async fn layer_follows_the_contract() {
+        assert_layer_contract(&RegistryLayer::new(Registry::new()), connection).await;
     }
 
     #[test]

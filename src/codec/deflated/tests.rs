@@ -151,7 +151,7 @@ proptest! {
         messages in vec(message(), 0..6), pieces in pieces(),
     ) {
         check(LengthDelimited::new(), &messages, &pieces)?;
-        check(Frames::new(LengthDelimited::new()), &messages, &pieces)?;
+        check(Frames::new(), &messages, &pieces)?;
         check(VarintDelimited::new(), &messages, &pieces)?;
         for message in &messages {
             let mut codec = Deflated::new(Binary::new()).with_threshold(20);

@@ -90,7 +90,7 @@ fn partial_frame_is_put_back_before_later_bytes() {
 
 #[test]
 fn frames_before_a_refused_one_are_decoded_first() {
-    let mut codec = Frames::new(LengthDelimited::new().max_frame_length(10));
+    let mut codec = Frames::new().max_frame_length(10);
     let mut src = stream(&[vec![1; 10], vec![2; 10], vec![3; 11]]);
     for n in 1..3 {
         assert_eq!(codec.decode(&mut src).unwrap().unwrap(), &[n; 10]);
@@ -125,6 +125,21 @@ fn frame_converts_from_and_into_bytes_without_a_copy() {
     assert_eq!(format!("{frame:?}"), format!("{bytes:?}"));
 }
 
+#[test]
+fn vec_text_and_bytes_are_encoded_without_a_named_type() {
+    let (mut codec, mut dst) = (Frames::new(), BytesMut::new());
+    codec.encode(vec![1, 2].into(), &mut dst).unwrap();
+    codec.encode("ab".into(), &mut dst).unwrap();
+    codec.encode(Bytes::from("c").into(), &mut dst).unwrap();
+    Encoder::encode(&mut codec, Bytes::from("d"), &mut dst).unwrap();
+    Encoder::encode(&mut codec, &b"e"[..], &mut dst).unwrap();
+    let payloads: [&[u8]; 5] = [&[1, 2], b"ab", b"c", b"d", b"e"];
+    assert_eq!(dst, stream(&payloads.map(<[u8]>::to_vec)));
+    let mut codec = Frames::new().max_frame_length(2);
+    assert!(codec.encode(vec![0; 3].into(), &mut dst).is_err());
+    assert_eq!(codec.max_payload(), 2);
+}
+
 proptest! {
     #[test]
     fn frames_decodes_and_refuses_the_same_as_length_delimited(
@@ -133,7 +148,7 @@ proptest! {
     ) {
         let length = LengthDelimited::new().max_frame_length(64).num_skip(skip);
         let (theirs, refused) = decode_stream(&mut length.clone(), &stream, &pieces);
-        let (ours, error) = decode_stream(&mut Frames::new(length), &stream, &pieces);
+        let (ours, error) = decode_stream(&mut Frames::with_header(length), &stream, &pieces);
         let ours: Vec<_> = ours.into_iter().map(Frame::into_bytes).collect();
         prop_assert_eq!(ours, theirs);
         prop_assert_eq!(

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use getty_core::{Address, Connection};
+use getty_core::{Address, Connection, internal::log};
 use socket2::{Protocol, SockRef, Type};
 use tokio::net::{TcpStream, ToSocketAddrs};
 
@@ -168,7 +168,7 @@ fn accepted(
 ) -> Option<Connection<TcpStream>> {
     let local = stream.local_addr();
     if resets_self_connect(&stream, &local, peer) {
-        tracing::warn!(%peer, "reset an accepted socket that is connected to itself");
+        log(|| tracing::warn!(%peer, "reset an accepted socket that is connected to itself"));
         return None;
     }
     if let Some(options) = options {

@@ -2,6 +2,7 @@
 
 use std::{io, time::Duration};
 
+use getty_core::internal::log;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -126,15 +127,15 @@ impl StreamOptions {
         if self.nodelay
             && let Err(error) = stream.set_nodelay(true)
         {
-            tracing::debug!(%error, "cannot set nodelay on an accepted socket");
+            log(|| tracing::debug!(%error, "cannot set nodelay on an accepted socket"));
         }
         if let Some(keepalive) = self.keepalive
             && let Err(error) = keepalive.apply(&SockRef::from(stream))
         {
-            tracing::debug!(%error, "cannot set keepalive on an accepted socket");
+            log(|| tracing::debug!(%error, "cannot set keepalive on an accepted socket"));
         }
         if let Err(error) = self.limit_unsent(&SockRef::from(stream)) {
-            tracing::debug!(%error, "cannot limit the unsent bytes of an accepted socket");
+            log(|| tracing::debug!(%error, "cannot limit the unsent bytes of an accepted socket"));
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use getty_core::{Address, Connection, Endpoints, TransportKind};
+use getty_core::{Address, Connection, Endpoints, TransportKind, internal::log};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{UnixSocket, UnixStream, unix::SocketAddr};
 
@@ -189,7 +189,9 @@ impl Drop for SocketFile {
         if fs::symlink_metadata(&self.path).is_ok_and(is_same)
             && let Err(error) = fs::remove_file(&self.path)
         {
-            tracing::debug!(path = %self.path.display(), %error, "cannot remove a socket file");
+            log(
+                || tracing::debug!(path = %self.path.display(), %error, "cannot remove a socket file"),
+            );
         }
     }
 }

@@ -27,8 +27,8 @@ use crate::{
     ws::{
         deflate::{Deflate, WsDeflate},
         handshake::{
-            HANDSHAKE_TIMEOUT, HeadLimits, WsHandshakeError, WsRequest, has_token, mark_sensitive,
-            read_response, subprotocol, write_head,
+            HANDSHAKE_TIMEOUT, HeadLimits, WsHandshakeError, WsRequest, has_token, is_token,
+            mark_sensitive, read_response, subprotocol, write_head,
         },
         message::Messages,
         transport::{Limits, Role, TransportSettings, WsTransport},
@@ -248,10 +248,18 @@ impl WsConnectLayer {
             });
         }
         let invalid = |what| Err(WsConnectError::InvalidResponse(what));
-        if !has_token(headers, &header::UPGRADE, "websocket")
+        // A second protocol would be spoken over WebSocket (RFC 6455, section 4.1).
+        if !is_token(headers, &header::UPGRADE, "websocket")
             || !has_token(headers, &header::CONNECTION, "upgrade")
         {
             return invalid("it does not upgrade to WebSocket");
+        }
+        let once = [header::SEC_WEBSOCKET_ACCEPT, header::SEC_WEBSOCKET_PROTOCOL];
+        if once
+            .iter()
+            .any(|name| headers.get_all(name).iter().nth(1).is_some())
+        {
+            return invalid("a header field that must occur once occurs twice");
         }
         let accept = headers.get(header::SEC_WEBSOCKET_ACCEPT);
         if accept.is_none_or(|accept| *accept != derive_accept_key(key.as_bytes())) {

@@ -24,6 +24,18 @@ pub(in crate::ws) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &s
     })
 }
 
+/// Returns `true` if a comma-separated field contains `token` and nothing else. The comparison
+/// ignores case.
+pub(in crate::ws) fn is_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    let values = headers.get_all(name).iter();
+    let parts = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let mut parts = parts
+        .map(<[u8]>::trim_ascii)
+        .filter(|part| !part.is_empty());
+    let is_token = |part: &[u8]| part.eq_ignore_ascii_case(token.as_bytes());
+    parts.next().is_some_and(is_token) && parts.all(is_token)
+}
+
 /// Returns the field value for the name of a subprotocol.
 ///
 /// # Panics

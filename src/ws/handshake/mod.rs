@@ -12,7 +12,7 @@ mod settings;
 pub use self::{error::WsHandshakeError, refusal::WsRefusal, request::WsRequest};
 pub(super) use self::{
     head::{HeadLimits, read_response, write_head},
-    headers::{has_token, mark_sensitive, subprotocol},
+    headers::{has_token, is_token, mark_sensitive, subprotocol},
     open::open,
     rules::{Origin, Rules},
     settings::{HANDSHAKE_TIMEOUT, ServerSettings},

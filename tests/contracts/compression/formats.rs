@@ -10,12 +10,10 @@ use getty::{
     Connection, Service,
     compress::{Compressed, CompressionConnectLayer, Level},
 };
+use getty_test::{Peer, Stream, stream};
 use tower::{Layer, ServiceExt};
 
-use crate::support::{
-    connector,
-    stream::{self, Peer, Stream},
-};
+use crate::support::connector;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
@@ -165,7 +163,7 @@ pub(super) fn noise(length: usize) -> Vec<u8> {
 pub(super) async fn compressed(
     layer: CompressionConnectLayer,
 ) -> (Connection<Compressed<Stream>>, Peer) {
-    let (io, peer) = stream::pair();
+    let (io, peer) = stream();
     let connection = layer.layer(connector()).oneshot(io).await.unwrap();
     (connection, peer)
 }

@@ -23,14 +23,12 @@ use getty::{
     service_fn,
     transport::{Framing, Received},
 };
+use getty_test::{Peer, Stream, stream};
 use proptest::{collection::vec, prelude::*};
 use tokio::time::Instant;
 
 use self::formats::{FORMATS, Format, compressed, dial, noise, shared};
-use crate::support::{
-    connector, echo, idle, soon,
-    stream::{self, Peer, Stream},
-};
+use crate::support::{connector, echo, idle, soon};
 
 const KIB: usize = 1024;
 const SYNC_MARKER: [u8; 4] = [0, 0, 0xff, 0xff];
@@ -40,7 +38,7 @@ async fn open(
     layer: CompressionConnectLayer,
     session: SessionLayer,
 ) -> (Session<String>, SessionTask, Peer) {
-    let (io, peer) = stream::pair();
+    let (io, peer) = stream();
     let (session, task) = getty::connect(dial(&layer), io, |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(Lines::new().with_max_length(64 * KIB)))
@@ -196,7 +194,7 @@ async fn written_bytes_are_those_the_stream_took_and_output_above_64_kib_is_pend
 // 3
 #[tokio::test(start_paused = true)]
 async fn write_timeout_follows_the_network() {
-    let (io, peer) = stream::pair();
+    let (io, peer) = stream();
     let layer = CompressionConnectLayer::deflate(Level::FAST);
     let (session, task) = getty::connect(dial(&layer), io, |link| {
         ServiceBuilder::new()

@@ -1,6 +1,7 @@
 //! Received bytes: inflating, limits and ends.
 
 use super::*;
+use getty_test::stream;
 
 // 4
 #[tokio::test(start_paused = true)]
@@ -134,7 +135,7 @@ async fn compressed_frames_take_the_budget_of_their_work() {
         let zeros = Bytes::from(vec![0; 64 * KIB]);
         tokio_util::codec::Encoder::encode(&mut Deflated::new(frames()), zeros, &mut sent).unwrap();
     }
-    let (io, peer) = stream::pair();
+    let (io, peer) = stream();
     let (session, _task) = getty::connect(connector(), io, |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(Deflated::new(frames())))
@@ -178,7 +179,7 @@ async fn input_without_output_is_control_after_64_kib_and_is_no_activity() {
     }
     assert!(buf.is_empty() && calls >= 8);
 
-    let (io, peer) = stream::pair();
+    let (io, peer) = stream();
     let layer = CompressionConnectLayer::deflate(Level::FAST);
     let (_session, task) = getty::connect(dial(&layer), io, |link| {
         ServiceBuilder::new()

@@ -15,13 +15,12 @@ use bytes::BytesMut;
 use getty::{
     Address, BoxError, Connection, Reply, Request, Service, hooks::Contained, net::Listener,
 };
+use getty_test::{Stream, TestListener};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::Notify,
 };
 use tokio_util::codec::{Decoder, Encoder};
-
-use crate::support::{listener::Memory, stream::Stream};
 
 /// Number of bombs.
 #[derive(Debug, Default)]
@@ -145,7 +144,7 @@ impl AsyncWrite for Armed<Stream> {
     }
 }
 
-impl Listener for Armed<Memory> {
+impl Listener for Armed<TestListener> {
     type Io = Armed<Stream>;
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Connection<Self::Io>>> {

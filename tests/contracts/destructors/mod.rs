@@ -25,13 +25,11 @@ use getty::{
     layers::OnOpenLayer,
     service_fn,
 };
+use getty_test::{Peer, Stream, stream};
 use tokio::time::Instant;
 
 use self::kit::{Bomb, Bombs, Gates, Outer, Parcel, Parcels, Worker};
-use crate::support::{
-    idle, soon,
-    stream::{self, Peer},
-};
+use crate::support::{idle, soon};
 
 /// How a session ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +63,7 @@ impl End {
 
 /// A connection whose layers have left bombs everywhere.
 fn connection(bombs: &Arc<Bombs>, ran: &Arc<AtomicUsize>) -> (Connection<Transport>, Peer) {
-    let (stream, peer) = stream::pair();
+    let (stream, peer) = stream();
     let connection = Connection::new(bombs.arm(stream));
     let handle = connection.handle();
     assert!(handle.insert(bombs.arm(1_u8)).is_none());
@@ -91,7 +89,7 @@ fn connection(bombs: &Arc<Bombs>, ran: &Arc<AtomicUsize>) -> (Connection<Transpo
     (connection, peer)
 }
 
-type Transport = kit::Armed<stream::Stream>;
+type Transport = kit::Armed<Stream>;
 
 /// One session that ends.
 struct Case {

@@ -12,13 +12,14 @@ use getty::{
     layers::{CloseCallbackLayer, HeartbeatLayer, IdleTimeoutLayer, IntervalLayer, OnOpenLayer},
     serve, service_fn,
 };
+use getty_test::{Peer, listener, stream};
 use tokio::time::timeout;
 
 use super::{
     Transport,
     kit::{Bombs, Parcel, Parcels, Worker},
 };
-use crate::support::{idle, listener, soon, stream};
+use crate::support::{idle, soon};
 
 /// A stack with a bomb in each closure.
 fn app<T>(bombs: &Arc<Bombs>) -> impl Pipeline<T> + Clone + use<T>
@@ -68,9 +69,9 @@ where
 }
 
 /// A server of two listeners and a session that is being opened. Each of its values has a bomb.
-fn server(bombs: &Arc<Bombs>) -> (getty::Serve, stream::Peer) {
-    let (first, dialer) = listener::memory();
-    let (second, _) = listener::memory();
+fn server(bombs: &Arc<Bombs>) -> (getty::Serve, Peer) {
+    let (first, dialer) = listener();
+    let (second, _) = listener();
     let stop = bombs.arm(Box::pin(tokio::time::sleep(Duration::from_secs(10))));
     let served = serve(bombs.arm(first), app(bombs))
         .and(serve(bombs.arm(second), app(bombs)))
@@ -136,7 +137,7 @@ async fn server_is_dropped_while_a_panic_unwinds() {
 async fn dropped_connect_drops_each_value() {
     for connects in [false, true] {
         let bombs = Bombs::new();
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         // A closure that is called drops what it holds by itself.
         let (connector, build) = (bombs.bomb(), (!connects).then(|| bombs.bomb()));
         let transport = Connection::new(bombs.arm(transport));
@@ -182,7 +183,7 @@ async fn dropped_handshake_drops_each_value() {
 
     for unwinds in [false, true] {
         let bombs = Bombs::new();
-        let (stream, peer) = stream::pair();
+        let (stream, peer) = stream();
         let connection = Connection::new(bombs.arm(stream));
         let mut stack = Contained::new(
             ServiceBuilder::new()

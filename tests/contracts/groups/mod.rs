@@ -16,9 +16,10 @@ use getty::{
     layers::{Group, Topics, group::Report},
     service_fn,
 };
+use getty_test::stream;
 use tokio_test::{assert_ready, task};
 
-use crate::support::{lines, open, soon, stream};
+use crate::support::{lines, open, soon};
 
 /// Number of messages that fill a queue.
 const FILLER: &str = "filler";
@@ -185,7 +186,7 @@ async fn membership_ends_with_every_end_of_the_session() {
     let group = Group::new();
     let topics = Topics::new();
     for end in 0..4 {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let handler = service_fn(|request: Request<String>| async move {
             match request.message().as_str() {
                 "panic" => panic!("as asked for"),

@@ -15,9 +15,10 @@ use getty::{
     layers::{CodecLayer, Group},
     service_fn,
 };
+use getty_test::{Peer, Stream, stream};
 use tokio_util::codec::{Decoder, Encoder};
 
-use crate::support::{connector, echo, idle, lines, open, soon, stream};
+use crate::support::{connector, echo, idle, lines, open, soon};
 
 /// A message that the codec refuses.
 const TOO_LONG: &str = "too long";
@@ -49,17 +50,17 @@ impl Encoder<String> for Counting {
     }
 }
 
-type Framing = SessionIo<stream::Stream, Counting, String>;
+type Framing = SessionIo<Stream, Counting, String>;
 
 /// Opens sessions of one stack. A layer of the stack may wrap the codec in another.
 async fn crowd(
     codec: CodecLayer<Counting, String>,
     adapt: fn(Framing) -> Framing,
     n: usize,
-) -> Vec<(Session<String>, SessionTask, stream::Peer)> {
+) -> Vec<(Session<String>, SessionTask, Peer)> {
     let mut crowd = Vec::new();
     for _ in 0..n {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let codec = codec.clone();
         let (session, task) = getty::connect(connector(), transport, |link| {
             ServiceBuilder::new()
@@ -163,7 +164,7 @@ async fn page_of_lines_reaches_readers_completely_with_any_queue() {
     let lost = Arc::new(AtomicUsize::new(0));
     let mut sessions = Vec::new();
     for _ in 0..PEOPLE {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let (all, lost) = (group.clone(), Arc::clone(&lost));
         let handler = service_fn(move |request: Request<String>| {
             let report = all.broadcast_except(request.session(), request.message().clone());
@@ -197,7 +198,7 @@ async fn session_holds_broadcasts_up_to_the_byte_bound_until_its_peer_reads() {
         (SessionLayer::new(), 1024 * 1024),
         (SessionLayer::new().with_queue_bytes(100_000), 100_000),
     ] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let layer = layer.with_write_timeout(None);
         let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
         let group = Group::new();

@@ -7,15 +7,16 @@ use getty::{
     layers::correlate::{Delivery, RequestError},
     service_fn,
 };
+use getty_test::stream;
 use tokio::time::Instant;
 use tokio_test::{assert_pending, assert_ready, task};
 
 use super::{ask, ask_back, asked, asking, left, question, words};
-use crate::support::{connector, echo, idle, lines, soon, stream};
+use crate::support::{connector, echo, idle, lines, soon};
 
 #[tokio::test(start_paused = true)]
 async fn close_during_a_request_reports_whether_it_was_sent() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_queue(2).with_watermarks(0, 8);
     let (session, task) = asking(transport, words(), layer, service_fn(echo)).await;
     let gone = ask(&session, "gone");
@@ -67,7 +68,7 @@ async fn queued_request_is_flushed_at_a_close_and_its_requester_notified() {
 
 #[tokio::test(start_paused = true)]
 async fn handler_that_awaits_a_response_does_not_delay_the_close() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let handler = service_fn(ask_back);
     let (session, task) = asking(transport, words(), SessionLayer::new(), handler).await;
     peer.send("ask 7 back\n");
@@ -82,7 +83,7 @@ async fn handler_that_awaits_a_response_does_not_delay_the_close() {
 
 #[tokio::test(start_paused = true)]
 async fn end_of_the_peer_fails_requests_without_a_response() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let handler = service_fn(|request: Request<String>| async move {
         let (message, session) = request.into_parts();
         let asked: Result<String, _> = session.request(message).await;
@@ -155,7 +156,7 @@ async fn failed_transport_and_aborted_session_fail_requests() {
 
 #[tokio::test(start_paused = true)]
 async fn refused_session_fails_requests() {
-    let (transport, _peer) = stream::pair();
+    let (transport, _peer) = stream();
     let opening = getty::connect(connector(), transport, |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(lines()))

@@ -12,19 +12,17 @@ use getty::{
     },
     net, serve, service_fn,
 };
+use getty_test::{Peer, stream};
 use tokio::time::{Instant, advance, timeout};
 
 use super::{ask, asking};
-use crate::support::{
-    connector, echo, idle, lines, soon,
-    stream::{self, Peer},
-};
+use crate::support::{connector, echo, idle, lines, soon};
 
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// A session with responses in order. The test is the peer.
 async fn asked(correlate: CorrelateLayer<InOrder<NoPush>>) -> (Session<String>, Peer, SessionTask) {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let correlate = correlate.with_deadline(DEADLINE);
     let (session, task) = asking(transport, correlate, SessionLayer::new(), service_fn(echo)).await;
     (session, peer, task)
@@ -45,7 +43,7 @@ async fn give_up(session: &Session<String>, peer: &Peer, what: &str) {
 
 #[tokio::test(start_paused = true)]
 async fn responses_in_order_need_no_ids() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let correlate = CorrelateLayer::in_order().with_push(|message: &String| message == "push");
     let (session, _task) =
         asking(transport, correlate, SessionLayer::new(), service_fn(echo)).await;
@@ -69,7 +67,7 @@ async fn responses_in_order_need_no_ids() {
 async fn refused_request_in_order_takes_no_response_from_others() {
     use crate::sending::{Picky, Unspeakable};
 
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, _task) = getty::connect(connector(), transport, |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(Picky))
@@ -246,7 +244,7 @@ async fn abandoned_requests_count_until_their_responses() {
 #[tokio::test(start_paused = true)]
 async fn table_full_of_abandoned_requests_ends_the_session() {
     for deadline in [Some(DEADLINE), None] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let correlate = lenient().with_in_flight(3).with_deadline(deadline);
         let (session, task) =
             asking(transport, correlate, SessionLayer::new(), service_fn(echo)).await;
@@ -273,7 +271,7 @@ async fn table_full_of_abandoned_requests_ends_the_session() {
 
 #[tokio::test(start_paused = true)]
 async fn short_deadline_ends_a_session_full_of_missed_responses_as_soon() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let deadline = Duration::from_millis(100);
     let correlate = lenient().with_in_flight(2).with_deadline(deadline);
     let (session, task) = asking(transport, correlate, SessionLayer::new(), service_fn(echo)).await;

@@ -9,11 +9,12 @@ use getty::{
     layers::correlate::{Caller, Delivery, RequestError},
     service_fn,
 };
+use getty_test::stream;
 use tokio::time::{Instant, timeout};
 use tokio_test::{assert_pending, task};
 
 use super::{ask, asked, asking, question, words};
-use crate::support::{echo, idle, soon, stream};
+use crate::support::{echo, idle, soon};
 
 #[tokio::test(start_paused = true)]
 async fn a_thousand_requests_are_in_flight_at_once() {
@@ -133,7 +134,7 @@ async fn dropped_request_frees_its_slot_and_its_response_is_counted() {
 
 #[tokio::test(start_paused = true)]
 async fn request_that_is_dropped_before_there_is_room_is_never_sent() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_queue(1).with_watermarks(0, 4);
     let (session, _task) = asking(transport, words(), layer, service_fn(echo)).await;
     peer.stall();

@@ -18,18 +18,14 @@ use getty::{
     },
     net, serve, service_fn,
 };
+use getty_test::{Peer, messages, stream};
 use tokio::{
     task::JoinHandle,
     time::{Instant, advance},
 };
 use tokio_test::{assert_pending, task};
 
-use crate::support::{
-    Answer, connector, echo, idle, lines, open, soon,
-    stream::{self, Peer},
-    units,
-    words::Words,
-};
+use crate::support::{Answer, connector, echo, idle, lines, open, soon, words::Words};
 
 type ByWords = CorrelateLayer<ById<Words>>;
 
@@ -62,7 +58,7 @@ where
 
 /// A session whose peer is the test.
 async fn asked(correlate: ByWords) -> (Session<String>, Peer, SessionTask) {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let handler = service_fn(echo);
     let (session, task) = asking(transport, correlate, SessionLayer::new(), handler).await;
     (session, peer, task)
@@ -147,7 +143,7 @@ async fn ask_back(request: Request<String>) -> Answer {
 
 #[tokio::test(start_paused = true)]
 async fn handler_awaits_its_own_peer_with_one_in_flight() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let handler = service_fn(ask_back);
     let (_session, _task) = asking(transport, words(), SessionLayer::new(), handler).await;
     // Other requests come before the response. Half of one comes after it.
@@ -169,11 +165,11 @@ async fn handler_awaits_its_own_peer_with_one_in_flight() {
 
 #[tokio::test(start_paused = true)]
 async fn handler_awaits_its_own_peer_on_a_message_transport() {
-    let (transport, peer) = units::pair(getty::transport::Framing::Messages);
+    let (transport, peer) = messages(getty::transport::Framing::Messages);
     let handler = service_fn(ask_back);
     let (_session, _task) = asking(transport, words(), SessionLayer::new(), handler).await;
     peer.send("ask 7 back\n");
-    let asked = soon(peer.message()).await;
+    let asked = soon(peer.text()).await;
     let id = asked.split(' ').nth(1).unwrap();
     peer.send("ask 8 one\n");
     peer.send("ask 9 two\n");
@@ -183,13 +179,13 @@ async fn handler_awaits_its_own_peer_on_a_message_transport() {
         "answer 8 one\n",
         "answer 9 two\n",
     ] {
-        assert_eq!(soon(peer.message()).await, expected);
+        assert_eq!(soon(peer.text()).await, expected);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn response_arrives_while_the_message_stack_is_not_ready() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let permits = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
     let limit = tower::limit::GlobalConcurrencyLimitLayer::with_semaphore(permits.clone());
     let handler = ServiceBuilder::new().layer(limit).service_fn(echo);
@@ -211,7 +207,7 @@ async fn response_arrives_while_the_message_stack_is_not_ready() {
 
 #[tokio::test(start_paused = true)]
 async fn response_arrives_above_the_high_watermark() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let layer = SessionLayer::new().with_watermarks(0, 10);
     let (session, _task) = asking(transport, words(), layer, service_fn(echo)).await;
     let asked = ask(&session, "what");
@@ -232,7 +228,7 @@ async fn response_arrives_above_the_high_watermark() {
 async fn deadline_ends_the_wait_for_a_response_beyond_the_read_ahead_bound() {
     const BOUND: usize = 1024;
     for (before, is_answered) in [(BOUND - 200, true), (2 * BOUND, false)] {
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let correlate = words().with_deadline(Duration::from_secs(5));
         let (_session, _task) = getty::connect(connector(), transport, |link| {
             ServiceBuilder::new()
@@ -313,7 +309,7 @@ async fn both_sides_send_requests_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn request_without_the_layer_or_of_the_wrong_type_fails() {
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     assert!(Caller::<String>::of(&session).is_none());
     let error = soon(ask(&session, "what")).await.unwrap().unwrap_err();
@@ -341,7 +337,7 @@ async fn refused_request_fails_at_once_and_the_session_continues() {
         }
     }
 
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (session, _task) = getty::connect(connector(), transport, |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(Picky))
@@ -376,7 +372,7 @@ async fn panic_of_a_correlator_leaves_nothing_behind() {
         }
     }
 
-    let (transport, _peer) = stream::pair();
+    let (transport, _peer) = stream();
     let correlate = CorrelateLayer::new(Broken).with_in_flight(1);
     let (session, _task) =
         asking(transport, correlate, SessionLayer::new(), service_fn(echo)).await;

@@ -21,6 +21,7 @@ use getty::{
     net::{self, Listener},
     serve, serve_all,
 };
+use getty_test::{Dialer, Peer, Stream, listener, stream};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     sync::oneshot,
@@ -29,12 +30,7 @@ use tokio::{
 };
 use tower::limit::GlobalConcurrencyLimitLayer;
 
-use crate::support::{
-    Answer, echo, idle, lines,
-    listener::{Dialer, memory},
-    soon,
-    stream::{self, Peer, Stream},
-};
+use crate::support::{Answer, echo, idle, lines, soon};
 
 /// Sleeps for the seconds in the message.
 async fn sleep(request: Request<String>) -> Answer {
@@ -127,7 +123,7 @@ where
 
 #[tokio::test(start_paused = true)]
 async fn readiness_error_ends_the_server_after_the_drain() {
-    let (listener, dialer) = memory();
+    let (listener, dialer) = listener();
     let app = Worn {
         inner: app(sleep),
         left: 2,
@@ -150,7 +146,7 @@ async fn readiness_error_ends_the_server_after_the_drain() {
 
 #[tokio::test(start_paused = true)]
 async fn accept_errors_are_retried_after_increasing_pauses() {
-    let (listener, dialer) = memory();
+    let (listener, dialer) = listener();
     let _served = tokio::spawn(serve(listener, app(echo)).into_future());
     idle().await;
     for round in 0..2 {
@@ -174,7 +170,7 @@ async fn accept_errors_are_retried_after_increasing_pauses() {
 
 #[tokio::test(start_paused = true)]
 async fn accept_error_of_one_connection_causes_no_pause() {
-    let (listener, dialer) = memory();
+    let (listener, dialer) = listener();
     let _served = tokio::spawn(serve(listener, app(echo)).into_future());
     let before = Instant::now();
     for _ in 0..100 {
@@ -188,7 +184,7 @@ async fn accept_error_of_one_connection_causes_no_pause() {
 
 #[tokio::test(start_paused = true)]
 async fn shutdown_does_not_wait_for_the_pause_after_an_accept_error() {
-    let (listener, dialer) = memory();
+    let (listener, dialer) = listener();
     let (served, stop) = run(serve(listener, app(echo)));
     for _ in 0..20 {
         dialer.fail(io::ErrorKind::Other);
@@ -202,7 +198,7 @@ async fn shutdown_does_not_wait_for_the_pause_after_an_accept_error() {
 
 #[tokio::test(start_paused = true)]
 async fn at_most_one_accepted_connection_waits_for_the_stack() {
-    let (listener, dialer) = memory();
+    let (listener, dialer) = listener();
     let limited = ServiceBuilder::new()
         .concurrency_limit(2)
         .service(app(echo));
@@ -227,8 +223,8 @@ async fn at_most_one_accepted_connection_waits_for_the_stack() {
 
 #[tokio::test(start_paused = true)]
 async fn idle_listener_holds_no_permit() {
-    let (first, first_dialer) = memory();
-    let (second, second_dialer) = memory();
+    let (first, first_dialer) = listener();
+    let (second, second_dialer) = listener();
     let limited = ServiceBuilder::new()
         .layer(GlobalConcurrencyLimitLayer::new(1))
         .service(app(echo));
@@ -265,8 +261,8 @@ async fn one_stack_serves_listeners_of_several_kinds() {
     }
 
     // Two listeners of one transport.
-    let (first, first_dialer) = memory();
-    let (second, second_dialer) = memory();
+    let (first, first_dialer) = listener();
+    let (second, second_dialer) = listener();
     let (served, stop) = run(serve_all(vec![first, second], generic()));
     assert!(greets(&first_dialer).await && greets(&second_dialer).await);
     stop.send(()).unwrap();
@@ -274,7 +270,7 @@ async fn one_stack_serves_listeners_of_several_kinds() {
 
     // Two listeners of different transports.
     let boxed = BoxPipeline::new(generic());
-    let (streams, dialer) = memory();
+    let (streams, dialer) = listener();
     let (pipes, connector) = net::memory(64);
     let (served, stop) = run(serve_all((streams, pipes), boxed));
     assert!(greets(&dialer).await);
@@ -283,7 +279,7 @@ async fn one_stack_serves_listeners_of_several_kinds() {
     let _ = soon(served).await.unwrap().unwrap();
 
     // Two listeners with different stacks.
-    let (streams, dialer) = memory();
+    let (streams, dialer) = listener();
     let (pipes, connector) = net::memory(64);
     let shout = app(|request: Request<String>| async move {
         Ok(Some(request.into_message().to_uppercase()))
@@ -308,7 +304,7 @@ impl Listener for Endless {
 
     fn poll_accept(&mut self, _: &mut Context<'_>) -> Poll<io::Result<Connection<Stream>>> {
         self.accepted.fetch_add(1, SeqCst);
-        let (stream, peer) = stream::pair();
+        let (stream, peer) = stream();
         peer.finish();
         Poll::Ready(Ok(Connection::new(stream)))
     }
@@ -320,7 +316,7 @@ impl Listener for Endless {
 
 #[tokio::test]
 async fn listener_that_never_waits_does_not_starve_tasks_or_the_shutdown() {
-    let (listener, dialer) = memory();
+    let (listener, dialer) = listener();
     let endless = Endless::default();
     let accepted = Arc::clone(&endless.accepted);
     let both = serve(endless, app(echo)).and(serve(listener, app(echo)));

@@ -10,9 +10,10 @@ use std::{
 };
 
 use getty::{BoxError, CloseReason, Connection, Panic, Request, Service, serve, service_fn};
+use getty_test::{Stream, listener};
 
 use super::{Records, app, recorded, run, sleep};
-use crate::support::{Answer, echo, idle, listener::memory, soon, stream::Stream};
+use crate::support::{Answer, echo, idle, soon};
 
 #[tokio::test(start_paused = true)]
 async fn panic_in_the_readiness_of_the_stack_ends_the_server_like_an_error() {
@@ -35,7 +36,7 @@ async fn panic_in_the_readiness_of_the_stack_ends_the_server_like_an_error() {
         }
     }
 
-    let (listener, dialer) = memory();
+    let (listener, dialer) = listener();
     let app = Shaky {
         inner: app(sleep),
         ready: 0,
@@ -59,7 +60,7 @@ async fn panic_in_the_readiness_of_the_stack_ends_the_server_like_an_error() {
 #[tokio::test(start_paused = true)]
 async fn panic_of_a_layer_ends_only_its_connection() {
     for panics_late in [false, true] {
-        let (listener, dialer) = memory();
+        let (listener, dialer) = listener();
         let records = Records::default();
         let count = Arc::new(AtomicUsize::new(0));
         let mut inner = app(echo);
@@ -102,7 +103,7 @@ impl Drop for Payload {
 
 #[tokio::test(start_paused = true)]
 async fn server_survives_a_panic_payload_that_panics_when_it_is_dropped() {
-    let (listener, dialer) = memory();
+    let (listener, dialer) = listener();
     let count = Arc::new(AtomicUsize::new(0));
     let mut inner = app(echo);
     let shaky =
@@ -125,7 +126,7 @@ async fn server_survives_a_panic_payload_that_panics_when_it_is_dropped() {
 
 #[tokio::test(start_paused = true)]
 async fn record_of_a_panic_in_the_stack_contains_its_message() {
-    let (listener, dialer) = memory();
+    let (listener, dialer) = listener();
     let records = Records::default();
     let panics = app(|_: Request<String>| -> Ready<Answer> { panic!("a bad handler") });
     let app = recorded(&records, |_| {}, panics);

@@ -6,20 +6,16 @@ use getty::{
     BoxError, CloseReason, Closed, CodecLayer, Connection, DrainDeadlineExceeded, Service,
     ServiceBuilder, Session, SessionLayer, serve, service_fn,
 };
+use getty_test::{Peer, Stream, listener};
 use tokio::time::Instant;
 use tower::ServiceExt;
 
 use super::{Records, app, recorded, run, sleep};
-use crate::support::{
-    echo, idle, lines,
-    listener::memory,
-    soon,
-    stream::{Peer, Stream},
-};
+use crate::support::{echo, idle, lines, soon};
 
 #[tokio::test(start_paused = true)]
 async fn graceful_shutdown_waits_for_handlers_and_nothing_else() {
-    let (listener, dialer) = memory();
+    let (listener, dialer) = listener();
     let records = Records::default();
     let app = recorded(&records, |_| {}, app(sleep));
     let (served, stop) = run(serve(listener, app));
@@ -53,7 +49,7 @@ async fn graceful_shutdown_waits_for_handlers_and_nothing_else() {
 
 #[tokio::test(start_paused = true)]
 async fn connections_that_ended_before_the_shutdown_are_not_counted() {
-    let (listener, dialer) = memory();
+    let (listener, dialer) = listener();
     let (served, stop) = run(serve(listener, app(echo)));
     for _ in 0..5 {
         let peer = dialer.dial();
@@ -70,7 +66,7 @@ async fn connections_that_ended_before_the_shutdown_are_not_counted() {
 
 #[tokio::test(start_paused = true)]
 async fn drain_deadline_cuts_off_unfinished_connections() {
-    let (listener, dialer) = memory();
+    let (listener, dialer) = listener();
     let records = Records::default();
     let app = recorded(&records, |_| {}, app(sleep));
     let serve = serve(listener, app).with_drain_deadline(Duration::from_secs(2));
@@ -94,7 +90,7 @@ async fn drain_deadline_cuts_off_unfinished_connections() {
 
 #[tokio::test(start_paused = true)]
 async fn session_whose_transport_fails_in_the_drain_is_not_counted_as_finished() {
-    let (listener, dialer) = memory();
+    let (listener, dialer) = listener();
     let (served, stop) = run(serve(listener, app(echo)));
     let peer = dialer.dial();
     peer.stall();
@@ -109,7 +105,7 @@ async fn session_whose_transport_fails_in_the_drain_is_not_counted_as_finished()
 
 #[tokio::test(start_paused = true)]
 async fn drain_deadline_of_the_maximum_duration_never_passes() {
-    let (listener, dialer) = memory();
+    let (listener, dialer) = listener();
     let serve = serve(listener, app(sleep))
         .with_drain_deadline(Duration::MAX)
         .with_staggered_close(Duration::MAX);
@@ -125,7 +121,7 @@ async fn drain_deadline_of_the_maximum_duration_never_passes() {
 
 #[tokio::test(start_paused = true)]
 async fn stack_that_outlives_its_session_is_aborted_after_the_deadline() {
-    let (listener, dialer) = memory();
+    let (listener, dialer) = listener();
     let mut inner = app(echo);
     let lingers = service_fn(move |connection: Connection<Stream>| {
         let session = inner.call(connection);
@@ -151,7 +147,7 @@ async fn stack_that_outlives_its_session_is_aborted_after_the_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn drain_deadline_of_the_server_replaces_that_of_sessions() {
-    let (listener, dialer) = memory();
+    let (listener, dialer) = listener();
     let serve = serve(listener, app(sleep)).with_drain_deadline(Duration::from_secs(60));
     let (served, stop) = run(serve);
     let peer = dialer.dial();
@@ -182,7 +178,7 @@ async fn shutdown_ends_connections_whose_session_is_not_open() {
         opening.boxed_clone(),
         shaking.map_err(Into::into).boxed_clone(),
     ] {
-        let (listener, dialer) = memory();
+        let (listener, dialer) = listener();
         let app = recorded(&records, |_| {}, stack);
         let (served, stop) = run(serve(listener, app));
         let peer = dialer.dial();
@@ -202,7 +198,7 @@ async fn shutdown_ends_connections_whose_session_is_not_open() {
 
 #[tokio::test(start_paused = true)]
 async fn dropped_server_ends_every_connection_with_its_callbacks() {
-    let (listener, dialer) = memory();
+    let (listener, dialer) = listener();
     let records = Records::default();
     let app = recorded(&records, |_| {}, app(sleep));
     let served = tokio::spawn(serve(listener, app).into_future());
@@ -228,7 +224,7 @@ fn runtime_that_is_dropped_while_serving_runs_every_callback() {
         .build()
         .unwrap();
     let peers: Vec<Peer> = runtime.block_on(async {
-        let (listener, dialer) = memory();
+        let (listener, dialer) = listener();
         let app = recorded(&records, |_| {}, app(echo));
         tokio::spawn(serve(listener, app).into_future());
         let peers: Vec<_> = (0..20).map(|_| dialer.dial()).collect();
@@ -245,7 +241,7 @@ fn runtime_that_is_dropped_while_serving_runs_every_callback() {
 
 #[tokio::test(start_paused = true)]
 async fn server_without_connections_shuts_down_at_once() {
-    let (listener, _dialer) = memory();
+    let (listener, _dialer) = listener();
     let before = Instant::now();
     let drained = serve(listener, app(echo))
         .with_graceful_shutdown(std::future::ready(()))

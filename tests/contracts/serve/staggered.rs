@@ -6,14 +6,15 @@ use std::{
 };
 
 use getty::serve;
+use getty_test::{Peer, listener};
 use tokio::time::Instant;
 
 use super::{Records, app, recorded, run, sleep};
-use crate::support::{echo, idle, listener::memory, soon, stream::Peer};
+use crate::support::{echo, idle, soon};
 
 #[tokio::test(start_paused = true)]
 async fn staggered_close_spreads_the_closes_evenly() {
-    let (listener, dialer) = memory();
+    let (listener, dialer) = listener();
     let closings: Arc<Mutex<Vec<Duration>>> = Arc::default();
     let begin = Instant::now();
     let seen = Arc::clone(&closings);
@@ -45,7 +46,7 @@ async fn staggered_close_spreads_the_closes_evenly() {
 
 #[tokio::test(start_paused = true)]
 async fn each_session_of_a_staggered_close_has_the_whole_drain_deadline() {
-    let (listener, dialer) = memory();
+    let (listener, dialer) = listener();
     let serve = serve(listener, app(sleep))
         .with_staggered_close(Duration::from_secs(10))
         .with_drain_deadline(Duration::from_secs(20));
@@ -63,7 +64,7 @@ async fn each_session_of_a_staggered_close_has_the_whole_drain_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn staggered_close_does_not_wait_for_sessions_that_have_ended() {
-    let (listener, dialer) = memory();
+    let (listener, dialer) = listener();
     let serve = serve(listener, app(echo)).with_staggered_close(Duration::from_secs(1000));
     let (served, stop) = run(serve);
     let peers: Vec<_> = (0..10).map(|_| dialer.dial()).collect();

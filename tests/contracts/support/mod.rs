@@ -1,11 +1,7 @@
-//! Shared helpers: transports with faults, sessions over them, and a listener in memory.
+//! Shared helpers: sessions over the transports of the test kit.
 
-pub(crate) mod listener;
 #[allow(dead_code, reason = "only tests of log lines use it")]
 pub(crate) mod log;
-pub(crate) mod probe;
-pub(crate) mod stream;
-pub(crate) mod units;
 pub(crate) mod words;
 
 use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
@@ -14,6 +10,7 @@ use getty::{
     BoxError, Connection, IntoReply, Panic, Request, Service, ServiceBuilder, Session,
     SessionLayer, SessionTask, SharedError, Transport, layers::CodecLayer, service_fn,
 };
+use getty_test::{Probe, ProbeHandle, probe};
 use tokio::{sync::Semaphore, time};
 use tokio_util::codec::{Decoder, Encoder, LinesCodec};
 
@@ -26,6 +23,14 @@ pub(crate) fn lines() -> LinesCodec {
 
 pub(crate) async fn echo(request: Request<String>) -> Answer {
     Ok(Some(request.into_message()))
+}
+
+/// Returns a handler that echoes, and that checks how it is called.
+pub(crate) fn echo_probe() -> (Probe<fn(Request<String>) -> Answer>, ProbeHandle) {
+    fn echo(request: Request<String>) -> Answer {
+        Ok(Some(request.into_message()))
+    }
+    probe(echo as fn(_) -> _)
 }
 
 /// A handler that echoes a message for each permit of the semaphore. It waits when there is

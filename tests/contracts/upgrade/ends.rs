@@ -1,6 +1,7 @@
 //! Deadlines, closes and refused upgrades.
 
 use super::*;
+use getty_test::{Stream, messages, stream};
 
 // 5
 
@@ -24,7 +25,7 @@ async fn handshake_that_takes_ten_seconds_closes_as_handshake_timeout() {
 
 #[tokio::test(start_paused = true)]
 async fn idle_timeouts_and_heartbeats_wait_during_the_handshake() {
-    let (io, peer) = stream::pair();
+    let (io, peer) = stream();
     let session = open!(
         io,
         UpgradeLayer::new(shake::<Stream>).with_handshake_timeout(60 * SECOND),
@@ -156,11 +157,11 @@ async fn handle_attributes_callbacks_and_statistics_stay() {
 
 #[tokio::test(start_paused = true)]
 async fn transports_with_message_boundaries_are_refused() {
-    let (io, peer) = stream::pair();
+    let (io, peer) = stream();
     let session = open!(
         io,
         UpgradeLayer::new(async |_: Stream, _: ConnectionHandle| {
-            Ok::<_, BoxError>(units::pair(Framing::Messages).0)
+            Ok::<_, BoxError>(messages(Framing::Messages).0)
         }),
         SessionLayer::new(),
         handle(upgrade_or_echo)
@@ -185,7 +186,7 @@ async fn second_upgrade_fails() {
 
 #[tokio::test(start_paused = true)]
 async fn upgrade_without_the_layer_fails() {
-    let (io, peer) = stream::pair();
+    let (io, peer) = stream();
     let session = open!(
         BoxTransport::new(io),
         tower::layer::util::Identity::new(),
@@ -202,7 +203,7 @@ async fn upgrade_without_the_layer_fails() {
 
 #[tokio::test(start_paused = true)]
 async fn upgrade_after_the_end_of_this_direction_fails() {
-    let (io, peer) = stream::pair();
+    let (io, peer) = stream();
     let session = open!(
         io,
         UpgradeLayer::new(shake::<Stream>),
@@ -230,7 +231,7 @@ async fn pending_end_of_the_peer_refuses_the_upgrade() {
 
 #[tokio::test(start_paused = true)]
 async fn settings_that_the_handler_of_the_request_changes_hold_after_the_upgrade() {
-    let (io, peer) = stream::pair();
+    let (io, peer) = stream();
     let (_session, _task) = getty::connect(connector(), io, |link| {
         ServiceBuilder::new()
             .layer(UpgradeLayer::new(shake::<Stream>))

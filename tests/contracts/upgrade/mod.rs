@@ -17,7 +17,7 @@ use bytes::BytesMut;
 use getty::{
     BoxError, CloseReason, Closed, CodecLayer, ConnectionHandle, Reply, Request, ServiceBuilder,
     Session, SessionLayer, Transport,
-    codec::{Frame, Frames, LengthDelimited, Lines},
+    codec::{Frame, Frames, Lines},
     handle,
     handler::{Keyed, Router},
     hooks::HandleExt,
@@ -26,6 +26,7 @@ use getty::{
     transport::{BoxTransport, Framing, Prefixed},
     upgrade::{BytesBeforeUpgrade, Upgradable, UpgradeError, UpgradeLayer},
 };
+use getty_test::{Peer, Stream, stream};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     sync::Semaphore,
@@ -34,12 +35,7 @@ use tokio::{
 use tokio_test::{assert_pending, task};
 use tokio_util::codec::{Decoder, Encoder, LinesCodec};
 
-use crate::support::{
-    connector, idle, lines, panic_message, soon,
-    stream::{self, Peer, Stream},
-    units,
-    words::Words,
-};
+use crate::support::{connector, idle, lines, panic_message, soon, words::Words};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -178,14 +174,14 @@ macro_rules! open {
 
 /// A session that upgrades, for tests of the upgrade itself.
 async fn session(layer: SessionLayer) -> (Session<String>, Peer) {
-    let (io, peer) = stream::pair();
+    let (io, peer) = stream();
     let upgrade = UpgradeLayer::new(shake::<Stream>);
     (open!(io, upgrade, layer, handle(upgrade_or_echo)), peer)
 }
 
 /// A session whose handler of `upgrade` waits for a permit.
 async fn slow_session(layer: SessionLayer) -> (Session<String>, Peer, Slow) {
-    let (io, peer) = stream::pair();
+    let (io, peer) = stream();
     let slow = Slow::new();
     let handler = slow.clone();
     let session = open!(
@@ -228,7 +224,7 @@ async fn a_session_continues_over_the_upgraded_transport() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_upgrades_without_a_reply_once_the_go_ahead_has_arrived() {
-    let (io, peer) = stream::pair();
+    let (io, peer) = stream();
     let heard: Arc<Mutex<Vec<String>>> = Arc::default();
     let log = Arc::clone(&heard);
     let session = open!(

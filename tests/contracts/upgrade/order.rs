@@ -1,6 +1,7 @@
 //! Order and safety of the bytes around an upgrade.
 
 use super::*;
+use getty_test::{Stream, stream};
 
 // 1
 
@@ -28,7 +29,7 @@ impl Encoder<String> for Counted {
 
 #[tokio::test(start_paused = true)]
 async fn from_the_moment_the_reply_is_taken_nothing_is_decoded() {
-    let (io, peer) = stream::pair();
+    let (io, peer) = stream();
     let calls = Arc::new(AtomicUsize::new(0));
     let codec = Counted(lines(), Arc::clone(&calls));
     let (session, _task) = getty::connect(connector(), io, |link| {
@@ -82,7 +83,7 @@ async fn undecoded_bytes_refuse_the_upgrade_before_the_go_ahead() {
 #[tokio::test(start_paused = true)]
 async fn messages_decoded_ahead_refuse_the_upgrade_even_where_bytes_are_carried() {
     for (sent, expected) in [("reset\n", (1, 0)), ("rese", (0, 4))] {
-        let (io, peer) = stream::pair();
+        let (io, peer) = stream();
         let slow = Slow::new();
         let handler = slow.clone();
         let session = open!(
@@ -113,13 +114,13 @@ async fn messages_decoded_ahead_refuse_the_upgrade_even_where_bytes_are_carried(
 
 #[tokio::test(start_paused = true)]
 async fn message_that_the_codec_holds_refuses_the_upgrade() {
-    let (io, peer) = stream::pair();
+    let (io, peer) = stream();
     let handled = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&handled);
     let (session, _task) = getty::connect(connector(), io, |link| {
         ServiceBuilder::new()
             .layer(UpgradeLayer::carry(shake::<Prefixed<Stream>>))
-            .layer(CodecLayer::new(Frames::new(LengthDelimited::new())))
+            .layer(CodecLayer::new(Frames::new()))
             .layer(link)
             .layer(SessionLayer::new())
             .service(handle(move |frame: Frame| {
@@ -140,7 +141,7 @@ async fn message_that_the_codec_holds_refuses_the_upgrade() {
 
 #[tokio::test(start_paused = true)]
 async fn carry_hands_undecoded_bytes_over() {
-    let (io, peer) = stream::pair();
+    let (io, peer) = stream();
     let _session = open!(
         io,
         UpgradeLayer::carry(shake::<Prefixed<Stream>>),
@@ -186,7 +187,7 @@ async fn calls_in_flight_and_a_session_that_allows_several_refuse_the_upgrade() 
 
 #[tokio::test(start_paused = true)]
 async fn all_queued_before_the_reply_leaves_before_the_first_byte_of_the_handshake() {
-    let (io, peer) = stream::pair();
+    let (io, peer) = stream();
     let started = Arc::new(AtomicUsize::new(0));
     let starts = Arc::clone(&started);
     let upgrade = move |io: Stream, handle| {
@@ -227,7 +228,7 @@ async fn all_queued_before_the_reply_leaves_before_the_first_byte_of_the_handsha
 
 #[tokio::test(start_paused = true)]
 async fn messages_that_the_handler_queues_leave_before_its_reply() {
-    let (io, peer) = stream::pair();
+    let (io, peer) = stream();
     let _session = open!(
         io,
         UpgradeLayer::new(shake::<Stream>),
@@ -310,7 +311,7 @@ async fn no_plain_byte_follows_a_failed_upgrade() {
 
 #[tokio::test(start_paused = true)]
 async fn no_plain_byte_follows_a_panic_of_the_upgrade() {
-    let (io, peer) = stream::pair();
+    let (io, peer) = stream();
     let session = open!(
         io,
         UpgradeLayer::new(|_: Stream, _| async {
@@ -339,7 +340,7 @@ macro_rules! frames {
         getty::connect(connector(), $io, |link| {
             ServiceBuilder::new()
                 .layer($layer)
-                .layer(CodecLayer::new(Frames::new(LengthDelimited::new())))
+                .layer(CodecLayer::new(Frames::new()))
                 .layer(link)
                 .layer(SessionLayer::new())
                 .service(handle(|frame: Frame| match &*frame {
@@ -357,7 +358,7 @@ macro_rules! frames {
 async fn bytes_that_the_codec_keeps_behind_its_last_message_refuse_the_upgrade() {
     // The codec takes the begun frame out of the buffer together with the frame before.
     for begun in ["\0", "\0\0\0\x05", "\0\0\0\x05evil", "no header"] {
-        let (io, peer) = stream::pair();
+        let (io, peer) = stream();
         let session = frames!(io, UpgradeLayer::new(shake::<Stream>));
         peer.send([b"\0\0\0\x01a", begun.as_bytes()].concat());
         let closed = soon(session.closed()).await;
@@ -375,7 +376,7 @@ async fn bytes_that_the_codec_keeps_behind_its_last_message_refuse_the_upgrade()
 async fn carry_hands_bytes_over_that_the_codec_keeps_behind_its_last_message() {
     let sent = b"\0\0\0\x01a+\0\0\0\x02HI";
     for first in 6..sent.len() {
-        let (io, peer) = stream::pair();
+        let (io, peer) = stream();
         let _session = frames!(io, UpgradeLayer::carry(shake::<Prefixed<Stream>>));
         // The first four bytes behind the request are no header of a frame.
         peer.send(&sent[..first]);

@@ -1,6 +1,7 @@
 //! Upgrades in other stacks.
 
 use super::*;
+use getty_test::{Stream, stream};
 
 /// Line that a router can route.
 struct Line(String);
@@ -15,7 +16,7 @@ impl Keyed for Line {
 
 #[tokio::test(start_paused = true)]
 async fn route_of_a_router_upgrades() {
-    let (io, peer) = stream::pair();
+    let (io, peer) = stream();
     let router = Router::new()
         .route("upgrade", |_: Line| {
             Reply::one("ready".to_owned()).and_upgrade()
@@ -41,7 +42,7 @@ async fn route_of_a_router_upgrades() {
 
 #[tokio::test(start_paused = true)]
 async fn stack_of_a_session_upgrades() {
-    let (io, peer) = stream::pair();
+    let (io, peer) = stream();
     let (_session, _task) = getty::connect(connector(), io, |link| {
         ServiceBuilder::new()
             .layer(UpgradeLayer::new(shake::<Stream>))
@@ -60,7 +61,7 @@ async fn stack_of_a_session_upgrades() {
 
 #[tokio::test]
 async fn boxed_transport_forwards_the_upgrade() {
-    let (io, peer) = stream::pair();
+    let (io, peer) = stream();
     let captured: Arc<Mutex<Option<BoxTransport>>> = Arc::default();
     let taken = Arc::clone(&captured);
     let mut stack = ServiceBuilder::new()

@@ -34,7 +34,8 @@ use super::kit::{
     Dialogue, HTTP_REQUEST, KINDS, PROXY_ONLY, Relay, SOCKS_REQUEST, SOCKS_SUCCESS, TARGET, dial,
     failure, over, play, success,
 };
-use crate::{accept, log::Log, report};
+use crate::{accept, log::lines_of, report};
+use getty_test::Log;
 
 fn any_port() -> SocketAddr {
     ([127, 0, 0, 1], 0).into()
@@ -356,7 +357,7 @@ async fn errors_name_unreachable_refused_and_a_required_login_and_a_client_decid
 
 #[tokio::test]
 async fn credentials_are_never_in_debug_logs_or_errors() {
-    let (log, _guard) = Log::record();
+    let log = Log::capture();
     let mut texts = Vec::new();
     let mut check = |text: String| texts.push(text);
 
@@ -391,7 +392,7 @@ async fn credentials_are_never_in_debug_logs_or_errors() {
         assert!(matches!(error, ProxyConnectError::InvalidLogin(_)) && peer.is_none());
         check(format!("{error:?} {}", report(&error)));
     }
-    check(format!("{:#?}", log.lines()));
+    check(format!("{:#?}", lines_of(&log)));
     for text in texts {
         for secret in ["Alad", "sesame", "QWxh"] {
             assert!(!text.contains(secret), "{text}");

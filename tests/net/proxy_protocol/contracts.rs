@@ -32,7 +32,8 @@ use super::{
     After, BLOCK, CLIENT, LINE, PROXY, Pieces, SERVER, SERVICE, binary, block_on, connection,
     connection_from, ip, layer, receive, receive_over, tlv, valid_header, with_tlvs,
 };
-use crate::log::Log;
+use crate::log::sole_end;
+use getty_test::Log;
 
 proptest! {
     #[test]
@@ -276,7 +277,7 @@ async fn addresses_are_set_once_before_the_inner_call_and_a_second_header_or_lat
 async fn end_before_the_first_byte_is_a_probe_logged_at_debug_as_peer_closed() {
     for after in [After::End, After::Reset] {
         for traced in [false, true] {
-            let (log, _guard) = Log::record();
+            let log = Log::capture();
             let pieces = Pieces::new([], after);
             let connection = connection(pieces);
             let handle = connection.handle().clone();
@@ -291,7 +292,7 @@ async fn end_before_the_first_byte_is_a_probe_logged_at_debug_as_peer_closed() {
             let error = result.unwrap_err();
             assert!(matches!(error.downcast_ref(), Some(ProxyError::Probe)));
             assert_eq!(handle.reason(), Some(CloseReason::PeerClosed));
-            let line = log.sole_end();
+            let line = sole_end(&log);
             assert_eq!(line.level, Level::DEBUG);
             assert_eq!(line.field("reason"), "peer_closed");
             assert_eq!(

@@ -1,10 +1,5 @@
 //! Whole stacks behind a proxy.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex},
-};
-
 use getty::{
     BoxError, CloseReason, CodecLayer, Layer, ServiceBuilder, Session, SessionLayer,
     codec::Lines,
@@ -17,64 +12,27 @@ use getty::{
     net::memory,
     proxy::{HeaderError, ProxyError, ProxyProtocolLayer},
 };
+use getty_test::Log;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream};
 use tower::ServiceExt;
-use tracing::{
-    Event, Level, Metadata, Subscriber,
-    field::{Field, Visit},
-    span::{Attributes, Id, Record},
-};
+use tracing::Level;
 
-use crate::log::Log;
+use crate::log::lines_of;
 
 use super::{CLIENT, LINE, PROXY, SERVER, SERVICE, connection, ip, layer};
 
-/// Records the fields `peer` and `local` of the spans of connections, and the texts of the
-/// handles in events.
-#[derive(Clone, Default)]
-struct Spans(Arc<Mutex<Vec<String>>>);
-
-struct Fields<'a>(&'a mut Vec<String>);
-
-impl Visit for Fields<'_> {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if matches!(field.name(), "peer" | "local") {
-            self.0.push(format!("{field}={value:?}"));
-        }
-    }
-}
-
-impl Subscriber for Spans {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("getty")
-    }
-
-    fn new_span(&self, attributes: &Attributes<'_>) -> Id {
-        attributes.record(&mut Fields(&mut self.0.lock().unwrap()));
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, _: &Event<'_>) {}
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
-}
-
-impl Spans {
-    fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().unwrap())
-    }
+/// Returns the fields `peer` and `local` of the spans of connections.
+fn addresses(log: &Log) -> Vec<String> {
+    let spans = log.spans();
+    let fields = spans
+        .iter()
+        .flat_map(|span| ["peer", "local"].map(|name| format!("{name}={}", span.field(name))));
+    fields.collect()
 }
 
 #[tokio::test]
 async fn access_peer_limit_trace_registry_and_display_show_the_real_address() {
-    let spans = Spans::default();
-    let _guard = tracing::subscriber::set_default(spans.clone());
+    let log = Log::capture();
     let clients = AccessList::deny_all().with_allowed([ip(CLIENT).ip().unwrap()]);
     let limit = PeerLimitLayer::new(1);
     let registry = Registry::<Session<String>>::new();
@@ -110,7 +68,7 @@ async fn access_peer_limit_trace_registry_and_display_show_the_real_address() {
     let snapshot = registry.snapshot().pop().unwrap();
     assert_eq!((snapshot.peer, snapshot.local), (ip(CLIENT), ip(SERVICE)));
     assert_eq!(
-        spans.take(),
+        addresses(&log),
         [format!("peer={CLIENT}"), format!("local={SERVICE}")]
     );
     assert_eq!(first_handle.socket_peer_addr(), &ip(PROXY));
@@ -144,8 +102,7 @@ async fn access_peer_limit_trace_registry_and_display_show_the_real_address() {
 
 #[tokio::test]
 async fn trace_layer_outside_shows_the_proxy_for_the_whole_connection() {
-    let spans = Spans::default();
-    let _guard = tracing::subscriber::set_default(spans.clone());
+    let log = Log::capture();
     let app = ServiceBuilder::new()
         .layer(TraceLayer::new())
         .layer(layer())
@@ -157,7 +114,7 @@ async fn trace_layer_outside_shows_the_proxy_for_the_whole_connection() {
     client.shutdown().await.unwrap();
     app.oneshot(connection(io)).await.unwrap();
     assert_eq!(
-        spans.take(),
+        addresses(&log),
         [format!("peer={PROXY}"), format!("local={SERVER}")]
     );
 }
@@ -190,7 +147,7 @@ async fn one_bad_header_leaves_other_connections_and_the_server_alone() {
 
 #[tokio::test]
 async fn first_missing_header_of_a_trusted_proxy_is_a_warning_that_names_the_remedy() {
-    let (log, _guard) = Log::record();
+    let log = Log::capture();
     let app = ServiceBuilder::new()
         .layer(layer())
         .layer(CodecLayer::new(Lines::new()))
@@ -203,7 +160,7 @@ async fn first_missing_header_of_a_trusted_proxy_is_a_warning_that_names_the_rem
         let error = error.downcast::<ProxyError>().unwrap();
         assert!(matches!(*error, ProxyError::Header(HeaderError::Missing)));
     }
-    let lines = log.lines();
+    let lines = lines_of(&log);
     let levels: Vec<_> = lines.iter().map(|line| line.level).collect();
     assert_eq!(
         levels,

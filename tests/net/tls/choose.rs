@@ -137,12 +137,15 @@ fn only_tls12(issued: &super::kit::Issued) -> ServerConfig {
 }
 
 fn trusting_tls13(authority: &Authority) -> Arc<ClientConfig> {
-    use getty::tls::rustls::{RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject};
+    use getty::tls::rustls::{
+        RootCertStore,
+        pki_types::{CertificateDer, pem::PemObject},
+    };
     let mut roots = RootCertStore::empty();
     let root = CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap();
     roots.add(root).unwrap();
     let config = ClientConfig::builder_with_provider(ring::default_provider().into())
-        .with_protocol_versions(&[&getty::tls::rustls::version::TLS13])
+        .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
@@ -423,37 +426,34 @@ async fn client_certificates_belong_to_the_chosen_configuration() {
 
 /// Session storage of a client that ignores names, as an attacker would.
 #[derive(Debug, Default)]
-struct OneName(std::sync::Mutex<Vec<getty::tls::rustls::client::Tls13ClientSessionValue>>);
+struct OneName(std::sync::Mutex<Vec<rustls::client::Tls13ClientSessionValue>>);
 
-impl getty::tls::rustls::client::ClientSessionStore for OneName {
-    fn set_kx_hint(&self, _: ServerName<'static>, _: getty::tls::rustls::NamedGroup) {}
-    fn kx_hint(&self, _: &ServerName<'_>) -> Option<getty::tls::rustls::NamedGroup> {
+impl rustls::client::ClientSessionStore for OneName {
+    fn set_kx_hint(&self, _: ServerName<'static>, _: rustls::NamedGroup) {}
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<rustls::NamedGroup> {
         None
     }
     fn set_tls12_session(
         &self,
         _: ServerName<'static>,
-        _: getty::tls::rustls::client::Tls12ClientSessionValue,
+        _: rustls::client::Tls12ClientSessionValue,
     ) {
     }
-    fn tls12_session(
-        &self,
-        _: &ServerName<'_>,
-    ) -> Option<getty::tls::rustls::client::Tls12ClientSessionValue> {
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<rustls::client::Tls12ClientSessionValue> {
         None
     }
     fn remove_tls12_session(&self, _: &ServerName<'static>) {}
     fn insert_tls13_ticket(
         &self,
         _: ServerName<'static>,
-        value: getty::tls::rustls::client::Tls13ClientSessionValue,
+        value: rustls::client::Tls13ClientSessionValue,
     ) {
         self.0.lock().unwrap().push(value);
     }
     fn take_tls13_ticket(
         &self,
         _: &ServerName<'static>,
-    ) -> Option<getty::tls::rustls::client::Tls13ClientSessionValue> {
+    ) -> Option<rustls::client::Tls13ClientSessionValue> {
         self.0.lock().unwrap().pop()
     }
 }

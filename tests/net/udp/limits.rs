@@ -139,6 +139,28 @@ async fn new_peers_are_refused_at_the_maximum() {
 }
 
 #[tokio::test]
+async fn settings_apply_to_a_socket_that_was_bound_before() {
+    let socket = std::net::UdpSocket::bind(V4).unwrap();
+    let address = socket.local_addr().unwrap();
+    let listener = UdpListener::builder()
+        .with_max_peers(1)
+        .with_send_buffer_size(64 * 1024)
+        .listen_on(socket.try_clone().unwrap())
+        .unwrap();
+    // the kernel doubles the size for its bookkeeping
+    let size = socket2::SockRef::from(&socket).send_buffer_size().unwrap();
+    assert!([64 * 1024, 128 * 1024].contains(&size), "{size}");
+    let monitor = listener.monitor();
+    let (stack, _sessions) = reporting_echo();
+    let _server = serve(listener, stack);
+    let (one, two) = (peer_of(address).await, peer_of(address).await);
+    assert_eq!(ask(&one, "hello").await, "hello");
+    two.send(b"hello").await.unwrap();
+    until(|| monitor.stats().refused == 1).await;
+    assert_eq!(ask(&one, "still here").await, "still here");
+}
+
+#[tokio::test]
 async fn longest_idle_peer_is_evicted_and_peers_heard_once_go_first() {
     let builder = UdpListener::builder()
         .with_max_peers(3)

@@ -304,6 +304,55 @@ async fn client_reports_an_invalid_url_or_response() {
     }
 }
 
+/// The header fields that a response must have once, and a protocol on top of WebSocket.
+#[tokio::test]
+async fn client_refuses_a_response_that_selects_several() {
+    let upgrade = "Upgrade: websocket\r\n";
+    for (more, is_valid) in [
+        (upgrade, true),
+        ("Upgrade: WebSocket\r\nUpgrade:\r\n", true),
+        ("Upgrade: websocket, h2c\r\n", false),
+        ("Upgrade: websocket\r\nUpgrade: h2c\r\n", false),
+        ("Upgrade: websocket\r\nSec-WebSocket-Accept: x\r\n", false),
+        (
+            "Upgrade: websocket\r\nSec-WebSocket-Protocol: a\r\nSec-WebSocket-Protocol: a\r\n",
+            false,
+        ),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}/", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (mut io, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(io.read_u8().await.unwrap());
+            }
+            let request = String::from_utf8(request).unwrap();
+            let key = |line: &str| line.strip_prefix("sec-websocket-key: ").map(str::to_owned);
+            let key = request.lines().find_map(key).unwrap();
+            let accept =
+                tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
+            let answer = format!(
+                "HTTP/1.1 101 OK\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n{more}\r\n"
+            );
+            io.write_all(answer.as_bytes()).await.unwrap();
+            io
+        });
+        let layer = WsConnectLayer::new().with_protocols(["a"]);
+        let dialed = soon(dial(layer, &url)).await;
+        match dialed {
+            Ok(_) => assert!(is_valid, "{more}"),
+            Err(OpenError::Connect(error)) => {
+                let error = error.downcast_ref::<WsConnectError>().unwrap();
+                let is_invalid = matches!(error, WsConnectError::InvalidResponse(_));
+                assert!(is_invalid && !is_valid, "{more}: {error}");
+            }
+            Err(other) => panic!("{other}"),
+        }
+        drop(soon(server).await.unwrap());
+    }
+}
+
 #[tokio::test]
 async fn client_limits_the_head_of_the_response() {
     let answer = format!(

@@ -6,7 +6,8 @@ use std::{
 };
 
 use getty_core::{
-    Address, Close, CloseReason, Connection, Endpoints, Panic, TransportKind, sync::AcceptQueue,
+    Address, Close, CloseReason, Connection, Endpoints, Panic, TransportKind, internal::log,
+    sync::AcceptQueue,
 };
 use tokio::time::Instant;
 
@@ -165,7 +166,7 @@ impl<'a> Batch<'a> {
         };
         Panic::catch(|| hook(first)).unwrap_or_else(|panic| {
             let peer = datagram.peer;
-            tracing::error!(%panic, %peer, "the admit hook panicked; the datagram is dropped");
+            log(|| tracing::error!(%panic, %peer, "the admit hook panicked; the datagram is dropped"));
             Admit::Ignore
         })
     }
@@ -214,7 +215,7 @@ impl<'a> Batch<'a> {
             local: socket.reply_source(datagram.local),
         };
         if let Err(error) = socket.try_send(&route, bytes, None) {
-            tracing::debug!(peer = %datagram.peer, %error, "an answer was not sent");
+            log(|| tracing::debug!(peer = %datagram.peer, %error, "an answer was not sent"));
             self.socket.counters().unsent.add(1);
         }
     }

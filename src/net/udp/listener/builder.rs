@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use socket2::SockRef;
 use tokio::net::ToSocketAddrs;
 
 use super::{
@@ -73,7 +74,8 @@ impl UdpListener {
 }
 
 /// Creates a listener with the default settings over a bound socket, for example one that was
-/// inherited from a service manager. Panics if called outside of a tokio runtime.
+/// inherited from a service manager. [`UdpListenerBuilder::listen_on`] has the settings. Panics
+/// if called outside of a tokio runtime.
 ///
 /// ```
 /// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer};
@@ -101,11 +103,7 @@ impl TryFrom<std::net::UdpSocket> for UdpListener {
     type Error = io::Error;
 
     fn try_from(socket: std::net::UdpSocket) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
-        let UdpListenerBuilder {
-            options, settings, ..
-        } = Self::builder();
-        Ok(Self::start(vec![options.wrap(socket.into())?], settings))
+        Self::builder().listen_on(socket)
     }
 }
 
@@ -330,6 +328,40 @@ impl UdpListenerBuilder {
             Ok(UdpListener::start(sockets, self.settings.clone()))
         };
         bind_first(address, bind).await
+    }
+
+    /// Starts to read a socket that is bound already, for example one that was inherited from a
+    /// service manager.
+    ///
+    /// The settings of the bind have no effect: [`with_sockets`](Self::with_sockets),
+    /// [`with_reuse_port`](Self::with_reuse_port) and [`with_only_v6`](Self::with_only_v6).
+    ///
+    /// ```
+    /// use getty::net::UdpListener;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    /// let address = socket.local_addr()?;
+    /// let listener = UdpListener::builder().with_max_peers(100).listen_on(socket)?;
+    /// assert_eq!(listener.local_addr()?, address);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Fails if the operating system refuses a socket option, or cannot report the address of the
+    /// socket.
+    ///
+    /// # Panics
+    ///
+    /// Panics if called outside of a tokio runtime.
+    pub fn listen_on(self, socket: std::net::UdpSocket) -> io::Result<UdpListener> {
+        socket.set_nonblocking(true)?;
+        self.options.buffers.apply(&SockRef::from(&socket))?;
+        let socket = self.options.wrap(socket.into())?;
+        Ok(UdpListener::start(vec![socket], self.settings))
     }
 
     fn bind_address(&self, mut address: SocketAddr) -> io::Result<Vec<Socket>> {

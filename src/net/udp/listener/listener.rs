@@ -39,6 +39,9 @@ use crate::net::{
 /// has a bounded queue, and the number of peers that wait to be accepted is bounded too. The
 /// tasks end when the listener and its sessions are gone.
 ///
+/// A `std::net::UdpSocket` that is bound already is converted with `UdpListener::try_from`, or
+/// with [`UdpListenerBuilder::listen_on`](super::UdpListenerBuilder::listen_on).
+///
 /// The source address of a datagram can be forged. SECURITY.md describes the consequences for a
 /// server, and the settings that bound them.
 ///

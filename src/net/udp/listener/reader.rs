@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use getty_core::{CloseReason, sync::AcceptQueue};
+use getty_core::{CloseReason, internal::log, sync::AcceptQueue};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::{
@@ -219,7 +219,9 @@ impl Future for Reader {
                 }
                 Poll::Ready(Err(error)) => {
                     let next_pause = this.next_pause;
-                    tracing::warn!(%error, ?next_pause, "cannot receive; retrying after a pause");
+                    log(|| {
+                        tracing::warn!(%error, ?next_pause, "cannot receive; retrying after a pause");
+                    });
                     let mut pause = Box::pin(sleep(this.next_pause));
                     let persists = this.next_pause == MAX_PAUSE;
                     this.next_pause = (this.next_pause * 2).min(MAX_PAUSE);

@@ -184,6 +184,11 @@ async fn a_message_goes_on_after_a_final_block() {
             one.clone() + &other,
         ),
         ([&finished[..], &finished].concat(), one.repeat(2)),
+        // The last block is final, empty and stored. Its length is left out with the marker.
+        (
+            [&deflate(one.as_bytes())[..], &[0, 0, 0xff, 0xff, 1]].concat(),
+            one.clone(),
+        ),
     ] {
         for cut in [1, finished.len() - 1, finished.len(), payload.len()] {
             let (start, end) = payload.split_at(cut);
@@ -228,7 +233,7 @@ async fn inflating_takes_cooperative_budget() {
 async fn an_empty_message_is_a_byte_of_zero() {
     let server = Server::echo(layer());
     let mut peer = server.open_deflate().await;
-    for payload in [&[0][..], &[0, 0, 0, 0xff, 0xff, 0], &[3, 0], &[]] {
+    for payload in [&[0][..], &[0, 0, 0, 0xff, 0xff, 0], &[3, 0], &[1], &[]] {
         peer.send(FIN | RSV1 | TEXT, payload).await;
         // One byte is not shorter than none. So the answer must be plain.
         assert_eq!(peer.frame().await.unwrap(), (FIN | TEXT, vec![]));

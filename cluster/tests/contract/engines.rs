@@ -1,0 +1,78 @@
+//! The same tests over servers, all at once, each with a namespace of its own.
+
+use std::{collections::HashMap, pin::Pin, time::Instant};
+
+use tokio::task::{JoinSet, LocalSet};
+
+use crate::{
+    claims,
+    engine::Net,
+    nodes,
+    server::{Kind, Server},
+    topics,
+};
+
+/// A test with its name.
+pub(crate) type Case = (&'static str, fn(Net) -> Pin<Box<dyn Future<Output = ()>>>);
+
+/// Runs all tests on one thread, as sessions without sockets need it. The buses have their own.
+async fn run(kind: Kind, cases: impl IntoIterator<Item = &'static Case>) {
+    LocalSet::new().run_until(run_local(kind, cases)).await;
+}
+
+async fn run_local(kind: Kind, cases: impl IntoIterator<Item = &'static Case>) {
+    let server = Server::start(kind);
+    let mut tests = JoinSet::new();
+    let mut names = HashMap::new();
+    for (name, test) in cases {
+        let net = Net::server(kind, server.port(), format!("test_{name}"));
+        let handle = tests.spawn_local(async move {
+            let began = Instant::now();
+            test(net).await;
+            began.elapsed()
+        });
+        names.insert(handle.id(), *name);
+    }
+    let mut failed = Vec::new();
+    while let Some(result) = tests.join_next_with_id().await {
+        match result {
+            Ok((id, time)) => println!("{kind:?}: {} in {:.1?}", names[&id], time),
+            Err(error) => failed.push(names[&error.id()]),
+        }
+    }
+    assert!(failed.is_empty(), "{kind:?}: {failed:?}");
+}
+
+fn short() -> impl Iterator<Item = &'static Case> {
+    let modules = [topics::SERVERS, claims::SERVERS, nodes::SERVERS];
+    modules.into_iter().flatten()
+}
+
+fn long() -> impl Iterator<Item = &'static Case> {
+    let modules = [topics::LONG, claims::LONG, nodes::LONG];
+    modules.into_iter().flatten()
+}
+
+#[tokio::test]
+#[ignore = "needs nats-server"]
+async fn promises_hold_over_nats() {
+    run(Kind::Nats, short()).await;
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server"]
+async fn promises_hold_over_redis() {
+    run(Kind::Redis, short()).await;
+}
+
+#[tokio::test]
+#[ignore = "long, needs nats-server"]
+async fn long_promises_hold_over_nats() {
+    run(Kind::Nats, long()).await;
+}
+
+#[tokio::test]
+#[ignore = "long, needs redis-server"]
+async fn long_promises_hold_over_redis() {
+    run(Kind::Redis, long()).await;
+}

@@ -1,0 +1,165 @@
+//! Runs the fuzz targets on stable Rust: all seeds, then random changes of them.
+//!
+//! | variable | default | meaning |
+//! |---|---|---|
+//! | `GETTY_FUZZ_SECONDS` | 0 | time for each target; at 0 each runs 200 changed inputs |
+//! | `GETTY_FUZZ_SEED` | 1 | seed of the changes |
+//! | `GETTY_FUZZ_INPUT` | none | file with the only input, to repeat a failure |
+//!
+//! A failing input is reduced, printed and saved. An input that aborts the process or hangs is
+//! in the file `<target>.current` in the same folder.
+
+mod mutate;
+
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    panic::{self, AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use getty_fuzz::{TARGETS, Target};
+
+use self::mutate::{Random, mutated, reduced};
+
+/// Number of changed inputs without a time.
+const RUNS: u64 = 200;
+/// Maximum of a changed input, in bytes.
+const MAX_LENGTH: usize = 4096;
+
+fn corpus(target: &Target) -> Vec<(PathBuf, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("corpus")
+        .join(target.name);
+    let files = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{folder:?}: {error}"));
+    let mut files: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
+    files.sort();
+    let read = |path: PathBuf| {
+        let bytes = fs::read(&path).unwrap();
+        (path, bytes)
+    };
+    files.into_iter().map(read).collect()
+}
+
+fn fails(target: &Target, input: &[u8]) -> bool {
+    catch_unwind(AssertUnwindSafe(|| (target.run)(input))).is_err()
+}
+
+/// Reports a failing input and fails the test.
+fn report(target: &Target, input: &[u8], origin: &str) -> ! {
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| ()));
+    let reduced = reduced(input, |input| fails(target, input));
+    panic::set_hook(hook);
+    let file = scratch(target, "failure");
+    fs::write(&file, &reduced).unwrap();
+    eprintln!("the reduced input fails with:");
+    let _ = fails(target, &reduced);
+    panic!(
+        "{} fails for {origin}: b\"{}\"\nrepeat it with GETTY_FUZZ_INPUT={}",
+        target.name,
+        reduced.escape_ascii(),
+        file.display()
+    );
+}
+
+fn scratch(target: &Target, kind: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}.{kind}", target.name))
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    let value = env::var(name).ok();
+    value.map_or(default, |value| value.parse().expect("a number"))
+}
+
+fn run(name: &str) {
+    let target = TARGETS.iter().find(|target| target.name == name);
+    let target = target.expect("the target is listed");
+    if let Some(file) = env::var_os("GETTY_FUZZ_INPUT").filter(|file| *file != OsString::new()) {
+        return (target.run)(&fs::read(file).unwrap());
+    }
+    let seeds = corpus(target);
+    let current = scratch(target, "current");
+    for (path, input) in &seeds {
+        fs::write(&current, input).unwrap();
+        if fails(target, input) {
+            report(target, input, &path.display().to_string());
+        }
+    }
+    let inputs: Vec<Vec<u8>> = seeds.into_iter().map(|(_, input)| input).collect();
+    let seed = number("GETTY_FUZZ_SEED", 1);
+    let time = Duration::from_secs(number("GETTY_FUZZ_SECONDS", 0));
+    let start = Instant::now();
+    let mut random = Random::new(seed);
+    let mut runs = 0;
+    while if time.is_zero() {
+        runs < RUNS
+    } else {
+        start.elapsed() < time
+    } {
+        let input = mutated(&inputs, MAX_LENGTH, &mut random);
+        fs::write(&current, &input).unwrap();
+        if fails(target, &input) {
+            report(target, &input, &format!("change {runs} of seed {seed}"));
+        }
+        runs += 1;
+    }
+    fs::remove_file(&current).unwrap();
+    println!("{name}: {} seeds, {runs} changed inputs", inputs.len());
+}
+
+macro_rules! tests {
+    ($($name:ident,)*) => {
+        $(
+            #[test]
+            fn $name() {
+                run(stringify!($name));
+            }
+        )*
+
+        #[test]
+        fn every_target_has_a_test() {
+            let tests = [$(stringify!($name)),*];
+            let targets: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
+            assert_eq!(tests[..], targets);
+        }
+    };
+}
+
+tests! {
+    codec_lines,
+    codec_length_delimited,
+    codec_frames,
+    codec_varint_delimited,
+    codec_raw,
+    codec_messages,
+    codec_packets,
+    codec_deflated,
+    codec_switch,
+    codec_json,
+    codec_message_pack,
+    codec_postcard,
+    codec_prost,
+    ws_frames,
+    ws_request,
+    ws_response,
+    ws_deflate_offers,
+    ws_inflate,
+    compressed_stream,
+    compressed_messages,
+    detect_tls,
+    detect_ws,
+    opening,
+    socks5_reply,
+    connect_reply,
+    proxy_target,
+    proxy_header,
+    pem,
+    bus_frames,
+    bus_subjects,
+    session_messages,
+    session_watermarks,
+    session_reply_limit,
+}

@@ -1,0 +1,7 @@
+//! Tests of the test kit.
+
+mod layers;
+mod planted;
+mod time;
+mod tower_layers;
+mod transports;
