@@ -571,7 +571,12 @@ async fn main() -> Anything {
     };
     let port = server.as_ref().map_or(0, |server| server.port);
     match (what, &mut server) {
-        ("broadcast", _) => broadcast(kind, port).await,
+        ("broadcast", _) => {
+            // Sessions are tasks of the runtime, too.
+            let kind = kind.to_owned();
+            let broadcast = async move { broadcast(&kind, port).await.map_err(|e| e.to_string()) };
+            Ok(tokio::spawn(broadcast).await??)
+        }
         ("publish", _) => publish(kind, port).await,
         ("receive", _) => receive(kind, port).await,
         ("memory", _) => memory(kind, port, argument(2)).await,

@@ -401,9 +401,17 @@ fn run_bus(
 ) {
     let bus = Arc::clone(&inner.bus);
     let sink = Arc::new(Receiver(Arc::clone(inner)));
+    // Only on its own thread may the bus handle messages.
+    let application = bus.needs_thread().then(|| inner.runtime.clone());
     let run = async move {
         let run = bus.run(Arc::clone(&sink) as Arc<dyn Sink>);
-        match AssertUnwindSafe(run).catch_unwind().await {
+        let run = AssertUnwindSafe(run).catch_unwind();
+        let result = tokio::select! {
+            biased;
+            result = run => result,
+            () = sink.0.dispatch.relay(application.as_ref()) => return,
+        };
+        match result {
             Ok(error) => {
                 tracing::error!(target: "getty::cluster", error = &*error, "the bus has ended");
             }

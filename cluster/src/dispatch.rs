@@ -7,12 +7,13 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::{runtime::Handle, sync::Notify};
 
-use crate::{frame::Header, lock};
+use crate::{frame::Header, lock, topics::Seen};
 
 /// Maximum number of frames of one topic that wait.
 const TOPIC_FRAMES: usize = 256;
@@ -27,6 +28,10 @@ const FRAMES_PER_POLL: usize = 128;
 /// Topics that begin to wait during one batch of frames, after which another dispatcher is
 /// woken: the form of that batch may be slow.
 const STALLED_AFTER: usize = 16;
+/// Time that the thread of the bus may spend on messages before it reads again.
+const SHORT_WORK: Duration = Duration::from_millis(1);
+/// Wakes for which the thread of the bus leaves messages to dispatchers, after longer work.
+const YIELDS: usize = 1000;
 /// Maximum number of empty queues that are kept for topics that begin to wait.
 const MAX_SPARES: usize = 128;
 
@@ -51,7 +56,12 @@ pub(crate) struct Dispatch {
     bytes: AtomicUsize,
     /// Number of batches that were handled.
     handled: AtomicUsize,
+    /// Wakes [`relay`](Dispatch::relay), on the thread of the bus.
     pushed: Notify,
+    /// Wakes a dispatcher, usually on another thread.
+    wake: Notify,
+    /// Number of wakes for which the thread of the bus leaves messages to dispatchers.
+    yields: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -59,7 +69,7 @@ struct Ready {
     /// Topics with waiting frames, each once.
     topics: VecDeque<Arc<dyn Receive>>,
     /// Empty queues, so that a topic that begins to wait allocates none.
-    spares: Vec<VecDeque<Message>>,
+    spares: Vec<Box<Queue>>,
     /// Number of handled batches when a topic last began to wait, and of topics since then.
     stalled: (usize, usize),
 }
@@ -70,19 +80,25 @@ pub(crate) trait Receive: Send + Sync {
     fn waiting(&self) -> &Waiting;
 
     /// Handles messages, in order. It is not called by two tasks at once.
-    fn receive(&self, messages: &mut VecDeque<Message>);
+    fn receive(&self, messages: &mut VecDeque<Message>, seen: &mut Seen);
 }
 
-/// Messages of a topic that wait.
+/// Messages of a topic that wait, and the last frames of its publishers.
 #[derive(Default)]
 pub(crate) struct Waiting(Mutex<State>);
 
 #[derive(Default)]
 struct State {
+    /// The queue while the topic is ready or a batch of it is handled. Most topics have none.
+    queue: Option<Box<Queue>>,
+    /// It is taken while a batch is handled.
+    seen: Seen,
+}
+
+#[derive(Default)]
+struct Queue {
     messages: VecDeque<Message>,
     bytes: usize,
-    /// `true` while the topic is in the queue or a batch of it is handled.
-    is_ready: bool,
 }
 
 impl Dispatch {
@@ -94,25 +110,25 @@ impl Dispatch {
             return false;
         }
         let mut state = lock(&topic.waiting().0);
-        let is_full = state.messages.len() >= TOPIC_FRAMES
-            || (state.bytes > 0 && state.bytes + size > TOPIC_BYTES);
-        if is_full {
-            return false;
-        }
-        self.bytes.fetch_add(size, Relaxed);
-        state.bytes += size;
-        if mem::replace(&mut state.is_ready, true) {
-            state.messages.push_back(message);
+        if let Some(queue) = &mut state.queue {
+            let is_full = queue.messages.len() >= TOPIC_FRAMES
+                || (queue.bytes > 0 && queue.bytes + size > TOPIC_BYTES);
+            if is_full {
+                return false;
+            }
+            self.bytes.fetch_add(size, Relaxed);
+            queue.bytes += size;
+            queue.messages.push_back(message);
             return true;
         }
+        self.bytes.fetch_add(size, Relaxed);
         let mut ready = lock(&self.ready);
-        if let Some(spare) = ready.spares.pop() {
-            state.messages = spare;
-        }
-        state.messages.push_back(message);
+        let mut queue = ready.spares.pop().unwrap_or_default();
+        queue.bytes = size;
+        queue.messages.push_back(message);
+        state.queue = Some(queue);
         ready.topics.push_back(Arc::<T>::clone(topic));
-        // One dispatcher is enough for a burst of short messages. Each wake costs more than the
-        // handling of a message.
+        // One dispatcher is enough for a burst of short messages.
         let handled = self.handled.load(Relaxed);
         let (before, topics) = ready.stalled;
         let topics = if before == handled { topics + 1 } else { 1 };
@@ -123,6 +139,55 @@ impl Dispatch {
             self.pushed.notify_one();
         }
         true
+    }
+
+    /// Handles messages, or wakes dispatchers, and never returns. It runs beside the bus, so it is
+    /// polled once all that the bus has read is queued: a wake for each message would cost more
+    /// than the message.
+    ///
+    /// With `application`, it runs on the thread of the bus, and itself handles messages while
+    /// that is short work: another thread need not be woken. `application` is the runtime that
+    /// forms see.
+    pub(crate) async fn relay(&self, application: Option<&Handle>) {
+        let mut batch = VecDeque::new();
+        loop {
+            self.pushed.notified().await;
+            let is_done = match application {
+                Some(application) if self.yields.load(Relaxed) == 0 => {
+                    let _runtime = application.enter();
+                    self.handle_short_work(&mut batch)
+                }
+                _ => {
+                    // The message that has woken this task is one of those.
+                    let _ = self
+                        .yields
+                        .fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1));
+                    false
+                }
+            };
+            if !is_done {
+                self.wake.notify_one();
+            }
+        }
+    }
+
+    /// Handles messages while that is short work. Returns `true` if no message is left.
+    fn handle_short_work(&self, batch: &mut VecDeque<Message>) -> bool {
+        let began = Instant::now();
+        let (mut frames, mut batches) = (0, 0_u32);
+        while frames < FRAMES_PER_POLL {
+            match self.handle(batch) {
+                0 => return true,
+                handled => frames += handled,
+            }
+            batches += 1;
+            // Not after each batch, because a look at the clock takes as long as some messages.
+            if batches.is_power_of_two() && began.elapsed() > SHORT_WORK {
+                self.yields.store(YIELDS, Relaxed);
+                return false;
+            }
+        }
+        false
     }
 
     /// Passes messages to their topics, and never returns.
@@ -137,10 +202,10 @@ impl Dispatch {
                 }
             }
             if handled < FRAMES_PER_POLL {
-                self.pushed.notified().await;
+                self.wake.notified().await;
             } else {
                 // There is a backlog: another dispatcher takes a part.
-                self.pushed.notify_one();
+                self.wake.notify_one();
                 tokio::task::yield_now().await;
             }
         }
@@ -155,37 +220,42 @@ impl Dispatch {
         drop(ready);
         let waiting = topic.waiting();
         let mut state = lock(&waiting.0);
-        if state.messages.len() <= BATCH {
-            mem::swap(&mut state.messages, batch);
+        let State {
+            queue: Some(queue),
+            seen,
+        } = &mut *state
+        else {
+            return 0;
+        };
+        if queue.messages.len() <= BATCH {
+            mem::swap(&mut queue.messages, batch);
         } else {
-            batch.extend(state.messages.drain(..BATCH));
+            batch.extend(queue.messages.drain(..BATCH));
         }
         let size = batch.iter().map(Message::size).sum();
-        state.bytes -= size;
+        queue.bytes -= size;
+        let mut seen = mem::take(seen);
         drop(state);
         self.bytes.fetch_sub(size, Relaxed);
         let frames = batch.len();
-        topic.receive(batch);
+        topic.receive(batch, &mut seen);
         batch.clear();
         self.handled.fetch_add(1, Relaxed);
 
-        // The topic is ready until here, so that no other batch of it begins.
+        // The topic has its queue until here, so that no other batch of it begins.
         let mut state = lock(&waiting.0);
-        let is_idle = state.messages.is_empty();
-        state.is_ready = !is_idle;
-        let spare = if is_idle {
-            // An idle topic has no memory for messages.
-            mem::take(&mut state.messages)
-        } else {
-            VecDeque::new()
-        };
+        state.seen = seen;
+        let spare = state.queue.take_if(|queue| queue.messages.is_empty());
         drop(state);
         let mut ready = lock(&self.ready);
-        if !is_idle {
-            ready.topics.push_back(topic);
-        }
-        if (1..=2 * BATCH).contains(&spare.capacity()) && ready.spares.len() < MAX_SPARES {
-            ready.spares.push(spare);
+        match spare {
+            None => ready.topics.push_back(topic),
+            Some(spare) => {
+                let is_short = spare.messages.capacity() <= 2 * BATCH;
+                if is_short && ready.spares.len() < MAX_SPARES {
+                    ready.spares.push(spare);
+                }
+            }
         }
         frames
     }
@@ -211,7 +281,7 @@ mod tests {
             &self.waiting
         }
 
-        fn receive(&self, messages: &mut VecDeque<Message>) {
+        fn receive(&self, messages: &mut VecDeque<Message>, _: &mut Seen) {
             let numbers = messages.drain(..).map(|message| message.header.number);
             lock(&self.received).extend(numbers);
         }
@@ -248,9 +318,7 @@ mod tests {
         assert_eq!(*lock(&hot.received), Vec::from_iter(0..256));
         assert_eq!(queue.bytes.load(Relaxed), 0);
         for topic in [hot, quiet] {
-            let state = lock(&topic.waiting.0);
-            assert_eq!((state.bytes, state.messages.capacity()), (0, 0));
-            assert!(!state.is_ready);
+            assert!(lock(&topic.waiting.0).queue.is_none());
         }
     }
 
@@ -278,7 +346,7 @@ mod tests {
             &self.waiting
         }
 
-        fn receive(&self, _: &mut VecDeque<Message>) {
+        fn receive(&self, _: &mut VecDeque<Message>, _: &mut Seen) {
             self.begins.wait();
             self.ends.wait();
         }
@@ -313,5 +381,60 @@ mod tests {
         });
         assert_eq!(queue.bytes.load(Relaxed), 0);
         assert!(lock(&queue.ready).topics.is_empty());
+    }
+
+    /// A topic whose messages take some time.
+    #[derive(Default)]
+    struct Long(Topic);
+
+    impl Receive for Long {
+        fn waiting(&self) -> &Waiting {
+            &self.0.waiting
+        }
+
+        fn receive(&self, messages: &mut VecDeque<Message>, seen: &mut Seen) {
+            assert!(Handle::try_current().is_ok());
+            let began = Instant::now();
+            while began.elapsed() <= SHORT_WORK {}
+            self.0.receive(messages, seen);
+        }
+    }
+
+    #[tokio::test]
+    async fn thread_of_the_bus_handles_short_work_and_leaves_long_work_to_others() {
+        let queue = Dispatch::default();
+        let is_woken = || queue.wake.notified().now_or_never().is_some();
+        let application = Handle::current();
+        let mut relay = Box::pin(queue.relay(Some(&application)));
+        let (topic, long) = (Arc::<Topic>::default(), Arc::<Long>::default());
+        for number in 0..100 {
+            assert!(queue.push(&topic, message(number, 8)));
+        }
+        assert!(futures_util::poll!(&mut relay).is_pending());
+        assert!(!is_woken());
+        assert_eq!(lock(&topic.received).len(), 100);
+
+        assert!(queue.push(&long, message(1, 8)) && queue.push(&topic, message(100, 8)));
+        assert!(futures_util::poll!(&mut relay).is_pending());
+        assert!(is_woken(), "the rest is left to others");
+        assert_eq!(lock(&topic.received).len(), 100);
+        for number in 0..YIELDS {
+            assert_eq!(queue.handle(&mut VecDeque::new()), 1, "{number}");
+            assert!(queue.push(&topic, message(1, 8)));
+            assert!(futures_util::poll!(&mut relay).is_pending());
+            assert!(is_woken());
+        }
+        // It tries again.
+        assert_eq!(queue.handle(&mut VecDeque::new()), 1);
+        assert!(queue.push(&topic, message(1, 8)));
+        assert!(futures_util::poll!(&mut relay).is_pending());
+        assert!(!is_woken());
+
+        // Without a thread of its own, it only wakes.
+        let queue = Dispatch::default();
+        assert!(queue.push(&topic, message(1, 8)));
+        let mut relay = Box::pin(queue.relay(None));
+        assert!(futures_util::poll!(&mut relay).is_pending());
+        assert!(queue.wake.notified().now_or_never().is_some());
     }
 }

@@ -4,13 +4,17 @@ use std::{
     collections::{HashMap, VecDeque},
     fmt, iter,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 
 use super::PublishError;
 use crate::Subject;
+
+/// Time after a batch in which frames are collected for the next one.
+pub(super) const PAUSE: Duration = Duration::from_millis(1);
 
 /// Limits of an [`Outgoing`] queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +58,9 @@ struct State {
     subjects: Option<HashMap<Subject, Usage>>,
     /// `true` while the reader may be at work on the last frame that it was given.
     taken: bool,
+    /// Number of frames up to which a frame wakes no reader, because the reader comes back by
+    /// itself.
+    quiet: usize,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -157,8 +164,11 @@ impl Outgoing {
         }
         state.bytes += size;
         state.frames.push_back((to.clone(), frame));
+        let wakes = state.frames.len() > state.quiet;
         drop(state);
-        self.pushed.notify_one();
+        if wakes {
+            self.pushed.notify_one();
+        }
         Ok(())
     }
 
@@ -186,12 +196,39 @@ impl Outgoing {
     ///
     /// No frame is lost if the future is dropped.
     pub async fn pop(&self) -> (Subject, Bytes) {
+        self.lock().quiet = 0;
         loop {
             if let Some(next) = self.try_pop() {
                 return next;
             }
             self.pushed.notified().await;
         }
+    }
+
+    /// Waits until there are frames, and moves up to `max` of them to the end of `to`. One task at a
+    /// time may wait.
+    ///
+    /// Frames that follow a batch within a millisecond are collected, unless there are `max` of
+    /// them. A wake and a write for each of them would cost more than the frames. The first frame
+    /// after that time does not wait.
+    ///
+    /// # Cancel safety
+    ///
+    /// No frame is lost if the future is dropped.
+    pub async fn pop_many(&self, max: usize, to: &mut Vec<(Subject, Bytes)>) {
+        let pauses = {
+            let state = self.lock();
+            state.quiet > 0 && state.frames.len() <= state.quiet
+        };
+        if pauses {
+            // An error is the end of that time.
+            let _ = timeout(PAUSE, self.pushed.notified()).await;
+        }
+        self.lock().quiet = 0;
+        while self.try_pop_many(max, to) == 0 {
+            self.pushed.notified().await;
+        }
+        self.lock().quiet = max.saturating_sub(1);
     }
 
     /// Returns the number of frames and of their bytes.
@@ -225,6 +262,8 @@ impl fmt::Debug for Outgoing {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
 
     fn subject(key: &str) -> Subject {
@@ -290,14 +329,10 @@ mod tests {
         }
         assert!(queue.lock().subjects.is_none());
         queue.push(&subject("0"), Bytes::new()).unwrap();
-        let counted: usize = queue
-            .lock()
-            .subjects
-            .as_ref()
-            .unwrap()
-            .values()
-            .map(|u| u.frames)
-            .sum();
+        let state = queue.lock();
+        let usages = state.subjects.as_ref().unwrap().values();
+        let counted = usages.map(|usage| usage.frames).sum::<usize>();
+        drop(state);
         assert_eq!(queue.len().0, counted);
         // one subject that uses its share of the bytes
         while queue
@@ -313,6 +348,48 @@ mod tests {
                 .push(&subject("1"), Bytes::from_static(&[0; 200]))
                 .is_ok()
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frames_after_a_batch_are_collected_for_a_short_time() {
+        let queue = Outgoing::new(OutgoingLimits::default());
+        queue.open();
+        let push = || queue.push(&subject("a"), Bytes::new()).unwrap();
+        let mut frames = Vec::new();
+        let began = Instant::now();
+        push();
+        queue.pop_many(8, &mut frames).await;
+        assert_eq!((frames.len(), began.elapsed()), (1, Duration::ZERO));
+
+        // the wake of the first frame, which was not needed
+        queue.pushed.notified().await;
+        let mut pop = Box::pin(queue.pop_many(8, &mut frames));
+        assert!(futures_util::poll!(&mut pop).is_pending());
+        push();
+        push();
+        pop.await;
+        assert_eq!(frames.len(), 3);
+        assert!(began.elapsed() >= PAUSE);
+
+        // as many as fit, without a wait
+        let began = Instant::now();
+        let mut pop = Box::pin(queue.pop_many(8, &mut frames));
+        assert!(futures_util::poll!(&mut pop).is_pending());
+        (0..9).for_each(|_| push());
+        pop.await;
+        assert_eq!((frames.len(), began.elapsed()), (11, Duration::ZERO));
+
+        // After the pause, a frame is taken at once, and a dropped wait changes nothing.
+        queue.pop_many(8, &mut frames).await;
+        let waited = timeout(10 * PAUSE, queue.pop_many(8, &mut frames)).await;
+        assert!(waited.is_err() && queue.is_drained());
+        drop(timeout(PAUSE / 2, queue.pop_many(8, &mut frames)).await);
+        let began = Instant::now();
+        let mut pop = Box::pin(queue.pop_many(8, &mut frames));
+        assert!(futures_util::poll!(&mut pop).is_pending());
+        push();
+        pop.await;
+        assert_eq!((frames.len(), began.elapsed()), (13, Duration::ZERO));
     }
 
     #[test]

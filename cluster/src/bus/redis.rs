@@ -295,9 +295,7 @@ impl Part {
     async fn publish(&self, mut connection: MultiplexedConnection) -> Result<(), RedisError> {
         let mut frames = Vec::with_capacity(PIPELINE);
         loop {
-            if self.outgoing.try_pop_many(PIPELINE, &mut frames) == 0 {
-                frames.push(self.outgoing.pop().await);
-            }
+            self.outgoing.pop_many(PIPELINE, &mut frames).await;
             let mut pipeline = redis::Pipeline::with_capacity(frames.len());
             for (to, frame) in frames.drain(..) {
                 let to = to.as_str();

@@ -1,6 +1,10 @@
 //! Subscriptions of a bus over a network, which outlive its connections.
 
-use std::{collections::HashMap, sync::Mutex, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Mutex,
+    time::Duration,
+};
 
 use tokio::sync::{Notify, watch};
 
@@ -35,15 +39,12 @@ pub(super) struct Wanted {
 struct State {
     /// Subjects that are wanted, with the numbers of their subscriptions.
     subjects: HashMap<Subject, u64>,
-    changes: HashMap<Subject, Change>,
+    /// Subjects that were added since the bus was told. Some may not be wanted any more.
+    added: VecDeque<Subject>,
+    /// Subjects that were removed since the bus was told, with their former numbers.
+    removed: HashMap<Subject, u64>,
     /// Number of the last change.
     number: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Change {
-    Add(u64),
-    Remove(u64),
 }
 
 /// A subscription.
@@ -72,23 +73,19 @@ impl Wanted {
         let before = state.number;
         for (subject, wanted) in changes {
             let next = state.number + 1;
-            let change = if wanted {
+            if wanted {
                 if state.subjects.contains_key(&subject) {
                     continue;
                 }
                 // The bus may not have ended the subscription yet.
-                let number = match state.changes.get(&subject) {
-                    Some(Change::Remove(number)) => *number,
-                    _ => next,
-                };
-                state.subjects.insert(subject.clone(), number);
-                Change::Add(number)
+                let number = state.removed.remove(&subject).unwrap_or(next);
+                state.added.push_back(subject.clone());
+                state.subjects.insert(subject, number);
             } else if let Some(number) = state.subjects.remove(&subject) {
-                Change::Remove(number)
+                state.removed.insert(subject, number);
             } else {
                 continue;
-            };
-            state.changes.insert(subject, change);
+            }
             state.number = next;
         }
         if state.number > before {
@@ -107,7 +104,7 @@ impl Wanted {
     /// changes.
     pub(super) fn restart(&self) -> (Vec<Subscription>, u64) {
         let mut state = lock(&self.state);
-        state.changes = HashMap::new();
+        (state.added, state.removed) = Default::default();
         let all = state.subjects.iter().map(|(subject, number)| Subscription {
             subject: subject.clone(),
             number: *number,
@@ -118,19 +115,30 @@ impl Wanted {
     /// Returns some changes.
     pub(super) fn take(&self) -> Batch {
         let mut state = lock(&self.state);
-        let batch: Vec<_> = state.changes.keys().take(BATCH).cloned().collect();
-        let (mut add, mut remove) = (Vec::new(), Vec::new());
-        for subject in batch {
-            match state.changes.remove(&subject) {
-                Some(Change::Add(number)) => add.push(Subscription { subject, number }),
-                Some(Change::Remove(number)) => remove.push(Subscription { subject, number }),
-                None => {}
-            }
-        }
-        let number = state.changes.is_empty().then_some(state.number);
-        if number.is_some() {
+        let State {
+            subjects,
+            added,
+            removed,
+            number,
+        } = &mut *state;
+        let removals: Vec<_> = removed.keys().take(BATCH).cloned().collect();
+        let removals = removals.into_iter().filter_map(|subject| {
+            let number = removed.remove(&subject)?;
+            Some(Subscription { subject, number })
+        });
+        let remove: Vec<_> = removals.collect();
+        let additions = added.len().min(BATCH - remove.len());
+        let additions = added.drain(..additions).filter_map(|subject| {
+            let number = *subjects.get(&subject)?;
+            Some(Subscription { subject, number })
+        });
+        let add = additions.collect();
+        let is_all = added.is_empty() && removed.is_empty();
+        let number = is_all.then_some(*number);
+        if is_all {
             // After many changes at once, their memory is not kept.
-            state.changes.shrink_to(BATCH);
+            added.shrink_to(BATCH);
+            removed.shrink_to(BATCH);
         }
         Batch {
             add,
@@ -190,7 +198,8 @@ mod tests {
         assert_eq!(wanted.take().number, Some(602));
         let (subjects, number) = wanted.restart();
         assert_eq!((subjects.len(), number), (600, 602));
-        assert!(lock(&wanted.state).changes.capacity() < 2 * BATCH);
+        let state = lock(&wanted.state);
+        assert!(state.added.capacity() <= BATCH && state.removed.capacity() <= 2 * BATCH);
     }
 
     #[test]

@@ -53,13 +53,13 @@ impl<K: Key, Out> Borrow<[u8]> for Held<K, Out> {
 
 impl<K: Key, Out> Hash for Held<K, Out> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.bytes.hash(state);
+        (*self.0.bytes).hash(state);
     }
 }
 
 impl<K: Key, Out> PartialEq for Held<K, Out> {
     fn eq(&self, other: &Self) -> bool {
-        self.0.bytes == other.0.bytes
+        *self.0.bytes == *other.0.bytes
     }
 }
 
@@ -221,8 +221,7 @@ impl<K: Key> Follower<K> {
             return;
         }
         let subject = shared.subject(&bytes);
-        let bytes = bytes.into();
-        let topic = Topic::new(key, bytes, Arc::downgrade(shared), self.batch);
+        let topic = Topic::new(key.clone(), &bytes, Arc::downgrade(shared), self.batch);
         lock(&shared.interest.held).insert(Held(Arc::new(topic)));
         if shared.buckets.is_some() {
             let topics = self.buckets.entry(subject.clone()).or_default();

@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::BoxError;
 
 pub use self::builder::TopicsBuilder;
+pub(crate) use self::seen::Seen;
 use self::{interest::Interest, sequence::Sequences};
 use crate::{
     Answers, Cluster, Key, KeyBytes, Member, Node, NodeId, Subject, TopicsSnapshot,

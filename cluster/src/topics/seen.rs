@@ -7,7 +7,7 @@ const PRUNED_FROM: usize = 8;
 
 /// Numbers of the last frames to a topic, by publisher.
 #[derive(Default)]
-pub(super) struct Seen(Vec<Last>);
+pub(crate) struct Seen(Vec<Last>);
 
 /// Last frame of a publisher to a topic.
 struct Last {
@@ -22,7 +22,7 @@ impl Seen {
     ///
     /// The first message of a publisher is compared with none, and so is one whose publisher has
     /// restarted its count.
-    pub(super) fn check(&mut self, header: &Header, nodes: &Nodes) -> Option<u64> {
+    pub(crate) fn check(&mut self, header: &Header, nodes: &Nodes) -> Option<u64> {
         let Header {
             origin,
             number,
@@ -34,6 +34,10 @@ impl Seen {
             // Each start of a node is a new publisher.
             if self.0.len() >= PRUNED_FROM.max(2 * nodes.len()) {
                 self.0.retain(|last| nodes.is_alive(last.origin));
+            }
+            // Most topics have few publishers.
+            if self.0.len() < 2 {
+                self.0.reserve_exact(1);
             }
             self.0.push(Last {
                 origin,

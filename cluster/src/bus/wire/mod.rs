@@ -279,6 +279,7 @@ impl<'a> Work<'a> {
             if self.writes.take(&mut buffer) {
                 stream.write_all(&buffer).await?;
                 stream.flush().await?;
+                self.writes.pause().await;
             } else {
                 self.writes.pushed().await;
             }

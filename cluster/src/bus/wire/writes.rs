@@ -2,11 +2,11 @@
 
 use std::{collections::HashMap, mem, sync::Mutex};
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 
 use crate::{
     Subject,
-    bus::{OutgoingLimits, PublishError},
+    bus::{OutgoingLimits, PublishError, outgoing::PAUSE},
     lock,
 };
 
@@ -14,6 +14,8 @@ use crate::{
 const KEPT: usize = 128 * 1024;
 /// Bytes that may wait before more subscriptions are written.
 const SUBSCRIPTIONS: usize = 64 * 1024;
+/// Bytes that are written without a pause.
+const FULL: usize = 32 * 1024;
 
 /// Queue of frames to publish, with the rules of [`Outgoing`](crate::bus::Outgoing).
 ///
@@ -37,6 +39,9 @@ struct State {
     taken: Usage,
     /// `true` while the connection may be at work on what it has taken.
     is_writing: bool,
+    /// `true` while the connection writes or pauses: it comes back by itself, so that a frame needs
+    /// no wake.
+    is_pausing: bool,
     /// Usage of each subject, while one of them may have a share. `None` while all frames together
     /// are less than a share.
     subjects: Option<HashMap<Box<str>, Usage>>,
@@ -105,7 +110,7 @@ impl Writes {
         }
         state.waiting.add(size);
         let buffer = &mut state.buffer;
-        let was_empty = buffer.is_empty();
+        let before = buffer.len();
         buffer.extend_from_slice(b"PUB ");
         buffer.extend_from_slice(to.as_str().as_bytes());
         buffer.push(b' ');
@@ -113,8 +118,10 @@ impl Writes {
         buffer.extend_from_slice(b"\r\n");
         buffer.extend_from_slice(frame);
         buffer.extend_from_slice(b"\r\n");
+        let first = if state.is_pausing { FULL } else { 0 };
+        let wakes = before <= first && state.buffer.len() > first;
         drop(state);
-        if was_empty {
+        if wakes {
             self.pushed.notify_one();
         }
         Ok(())
@@ -124,6 +131,16 @@ impl Writes {
     pub(in crate::bus) fn push_operations(&self, write: impl FnOnce(&mut Vec<u8>)) {
         write(&mut lock(&self.state).buffer);
         self.pushed.notify_one();
+    }
+
+    /// Waits for a short time, or until there is much to write. A frame that follows another one is
+    /// not worth a wake of the thread and a write of its own.
+    pub(super) async fn pause(&self) {
+        if lock(&self.state).buffer.len() <= FULL {
+            // An error is the end of that time.
+            let _ = timeout(PAUSE, self.pushed.notified()).await;
+        }
+        lock(&self.state).is_pausing = false;
     }
 
     /// Waits until there is room for more subscriptions.
@@ -143,6 +160,7 @@ impl Writes {
         state.taken = mem::take(&mut state.waiting);
         state.subjects = None;
         state.is_writing = !buffer.is_empty();
+        state.is_pausing = state.is_writing;
         drop(state);
         self.written.notify_one();
         !buffer.is_empty()
@@ -223,6 +241,11 @@ pub(super) fn put_number(to: &mut Vec<u8>, number: u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use futures_util::FutureExt;
+    use tokio::time::Instant;
+
     use super::*;
 
     const LIMITS: OutgoingLimits = OutgoingLimits {
@@ -300,6 +323,47 @@ mod tests {
             put_number(&mut text, number);
             assert_eq!(text, number.to_string().as_bytes());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frames_after_a_write_are_collected_for_a_short_time() {
+        let writes = Writes::new(OutgoingLimits::default());
+        writes.open();
+        let is_woken = || writes.pushed().now_or_never().is_some();
+        writes.push(&subject("a"), b"").unwrap();
+        assert!(is_woken());
+        writes.push(&subject("a"), b"").unwrap();
+        assert!(!is_woken(), "the connection is about to take it");
+        let mut buffer = Vec::new();
+        assert!(writes.take(&mut buffer));
+
+        let began = Instant::now();
+        let mut pause = Box::pin(writes.pause());
+        assert!(futures_util::poll!(&mut pause).is_pending());
+        writes.push(&subject("a"), b"").unwrap();
+        pause.await;
+        assert!(began.elapsed() >= PAUSE && !is_woken());
+        assert!(writes.take(&mut buffer));
+
+        // much to write, and an operation that is no frame
+        for len in [FULL, 0] {
+            let began = Instant::now();
+            let mut pause = Box::pin(writes.pause());
+            assert!(futures_util::poll!(&mut pause).is_pending());
+            if len > 0 {
+                writes.push(&subject("a"), &vec![0; len]).unwrap();
+            } else {
+                writes.push_operations(|to| to.extend_from_slice(b"PING\r\n"));
+            }
+            pause.await;
+            assert_eq!(began.elapsed(), Duration::ZERO);
+            assert!(writes.take(&mut buffer));
+        }
+        // after the pause the first frame wakes again
+        writes.pause().await;
+        assert!(!writes.take(&mut buffer));
+        writes.push(&subject("a"), b"").unwrap();
+        assert!(is_woken());
     }
 
     #[tokio::test]
