@@ -103,6 +103,9 @@
 //! # }
 //! ```
 
+// on docs.rs each item names the feature that it needs
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod contract;
 mod log;
 mod messages;
