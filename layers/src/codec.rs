@@ -456,3 +456,20 @@ where
         }))
     }
 }
+
+#[cfg(all(test, not(getty_loom)))]
+mod tests {
+    use getty_test::assert_layer_contract;
+    use tokio_util::codec::LinesCodec;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn layer_follows_the_contract() {
+        let layer = CodecLayer::<_, String>::new(LinesCodec::new());
+        assert_layer_contract(&layer, || Connection::new(())).await;
+        let layer =
+            CodecLayer::<_, String>::per_connection(|_: &ConnectionHandle| LinesCodec::new());
+        assert_layer_contract(&layer, || Connection::new(())).await;
+    }
+}

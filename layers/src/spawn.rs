@@ -243,12 +243,18 @@ mod tests {
         sync::Arc,
     };
 
+    use getty_test::assert_layer_contract;
     use tokio::{runtime, task::yield_now};
     use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
     use tower::{BoxError, Service, service_fn};
     use tower_test::mock;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn layer_follows_the_contract() {
+        assert_layer_contract(&SpawnLayer::new(9), || "hello").await;
+    }
 
     /// Lets the other tasks of the test's thread run.
     async fn others() {

@@ -161,7 +161,8 @@ impl Log {
 
     /// Stops the capture. The events and spans remain.
     ///
-    /// Several logs of one thread must be stopped or dropped in the reverse order of their creation.
+    /// Several logs of one thread must be stopped or dropped in the reverse order of their
+    /// creation.
     pub fn stop(&mut self) {
         self.guard = None;
     }

@@ -14,8 +14,9 @@ use crate::wire::{Counts, Incoming, Random, Wire};
 /// The peer of a session: sends to the session, receives from it, and controls the faults of
 /// the transport.
 ///
-/// Clones are handles of the same peer. Faults take effect at once and may be changed at any
-/// time. Bytes that the session has written are received when they are flushed.
+/// Clones are handles of the same peer. A drop does not end the connection: call
+/// [`finish`](Self::finish) or [`reset`](Self::reset). Faults take effect at once and may be
+/// changed at any time. Bytes that the session has written are received when they are flushed.
 ///
 /// Methods that wait fail the test if the session ends first, or after 24 hours of tokio's
 /// clock. With a paused clock that takes no time.

@@ -14,9 +14,11 @@ use tokio::{
 };
 
 /// Lets all tasks run until each one waits. The clock does not advance.
+///
+/// It yields 128 times, and each time polls the tasks that are ready. A longer chain of tasks
+/// that wake each other needs a second call, or [`advance`].
 pub async fn settle() {
-    // each turn polls every task that was ready at its start
-    for _ in 0..64 {
+    for _ in 0..128 {
         yield_now().await;
     }
 }

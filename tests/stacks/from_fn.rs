@@ -15,6 +15,7 @@ use getty::{
     middleware::{ConnectionNext, MessageNext, Next, connection_fn, message_fn},
     net, serve,
 };
+use getty_test::settle;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream},
     net::{TcpListener, TcpStream},
@@ -23,7 +24,7 @@ use tokio::{
 use tokio_util::codec::LinesCodec;
 use tower::{ServiceExt, limit::GlobalConcurrencyLimitLayer};
 
-use crate::support::{Server, dial, echo, settle};
+use crate::support::{Server, dial, echo};
 
 #[derive(Clone)]
 struct User(String);

@@ -14,11 +14,12 @@ use getty::{
     layers::{ClonePerCallLayer, HandleErrorLayer},
     net, serve, serve_all, service_fn,
 };
+use getty_test::settle;
 use tokio::sync::Semaphore;
 use tower::{limit::GlobalConcurrencyLimitLayer, steer::Steer, util::BoxCloneSyncService};
 
 use crate::support::{
-    Clock, Peer, Received, dial, echo, echo_sessions, line_sessions, open, settle, slow_echo,
+    Clock, Peer, Received, dial, echo, echo_sessions, line_sessions, open, slow_echo,
 };
 
 /// Sends a line and returns the reply.

@@ -44,13 +44,6 @@ pub(crate) fn echo_sessions() -> BoxPipeline {
     line_sessions!(SessionLayer::new(), service_fn(echo))
 }
 
-/// Lets every task run until it waits.
-pub(crate) async fn settle() {
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
-}
-
 /// Clock of a test with paused time. Returns whole seconds since the start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock(Instant);

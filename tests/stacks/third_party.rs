@@ -14,11 +14,12 @@ use getty::{
     BoxError, CloseReason, Closed, CodecLayer, Connection, Drained, Layer, Pipeline, Request,
     Service, ServiceBuilder, SessionLayer, net, serve, service_fn,
 };
+use getty_test::settle;
 use tokio::{io::DuplexStream, sync::oneshot, task::JoinHandle};
 use tokio_util::codec::LinesCodec;
 use tower::{ServiceExt, util::MapRequest};
 
-use crate::support::{Server, dial, echo_sessions, line_sessions, settle};
+use crate::support::{Server, dial, echo_sessions, line_sessions};
 
 /// The close records of connections. Their close callbacks add them.
 #[derive(Clone, Debug, Default)]

@@ -1,7 +1,10 @@
 //! Tests of the test kit.
 
-mod layers;
+#[cfg(feature = "metrics")]
+mod metrics;
+mod network;
 mod planted;
+mod probe;
 mod time;
 mod tower_layers;
 mod transports;

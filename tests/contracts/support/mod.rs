@@ -25,8 +25,11 @@ pub(crate) async fn echo(request: Request<String>) -> Answer {
     Ok(Some(request.into_message()))
 }
 
+/// Handler that echoes, and that checks how it is called.
+type EchoProbe = Probe<fn(Request<String>) -> Answer>;
+
 /// Returns a handler that echoes, and that checks how it is called.
-pub(crate) fn echo_probe() -> (Probe<fn(Request<String>) -> Answer>, ProbeHandle) {
+pub(crate) fn echo_probe() -> (EchoProbe, ProbeHandle) {
     fn echo(request: Request<String>) -> Answer {
         Ok(Some(request.into_message()))
     }
