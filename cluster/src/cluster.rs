@@ -96,6 +96,8 @@ pub struct ClusterBuilder {
     reasons: Vec<ApplicationClose>,
 }
 
+type Sets = Vec<(Arc<str>, Weak<dyn Set>)>;
+
 /// State of a node, without the tasks that work on it.
 pub(crate) struct Inner {
     pub(crate) namespace: String,
@@ -112,7 +114,7 @@ pub(crate) struct Inner {
     number: AtomicU64,
     state: watch::Sender<State>,
     /// Sets of topics by their names. There are few.
-    sets: RwLock<Vec<(Arc<str>, Weak<dyn Set>)>>,
+    sets: RwLock<Sets>,
     claim_sets: Mutex<Vec<Weak<ClaimSet>>>,
     /// Messages of topics that wait.
     dispatch: Dispatch,
