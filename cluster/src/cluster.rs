@@ -97,6 +97,8 @@ pub struct ClusterBuilder {
     reasons: Vec<ApplicationClose>,
 }
 
+type Sets = Vec<(Arc<str>, Weak<dyn Set>)>;
+
 /// State of a node, without the tasks that work on it.
 pub(crate) struct Inner {
     pub(crate) namespace: String,
@@ -114,7 +116,7 @@ pub(crate) struct Inner {
     state: watch::Sender<State>,
     settling: Mutex<Settling>,
     /// Sets of topics by their names. There are few.
-    sets: RwLock<Vec<(Arc<str>, Weak<dyn Set>)>>,
+    sets: RwLock<Sets>,
     claim_sets: Mutex<Vec<Weak<ClaimSet>>>,
     /// Messages of topics that wait.
     dispatch: Dispatch,

@@ -69,6 +69,7 @@ struct Ready {
     /// Topics with waiting frames, each once.
     topics: VecDeque<Arc<dyn Receive>>,
     /// Empty queues, so that a topic that begins to wait allocates none.
+    #[expect(clippy::vec_box, reason = "a topic takes the box")]
     spares: Vec<Box<Queue>>,
     /// Number of handled batches when a topic last began to wait, and of topics since then.
     stalled: (usize, usize),

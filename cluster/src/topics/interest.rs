@@ -113,8 +113,8 @@ impl<K: Key, Out> Interest<K, Out> {
 
     /// Removes and returns the topics with a subscription.
     pub(super) fn take(&self) -> Vec<Arc<Topic<K, Out>>> {
-        let held = std::mem::take(&mut *lock(&self.held));
-        held.into_iter().map(|held| held.0).collect()
+        let mut held = lock(&self.held);
+        held.drain().map(|held| held.0).collect()
     }
 
     /// Wakes the task that follows the interest.
@@ -190,7 +190,7 @@ impl<K: Key> Follower<K> {
         self.batch += 1;
         for key in dirty {
             if shared.topics.count(&key) > 0 {
-                self.want(&shared, key, &mut changes);
+                self.want(&shared, &key, &mut changes);
             } else {
                 self.linger(&shared, key);
             }
@@ -209,7 +209,7 @@ impl<K: Key> Follower<K> {
     fn want<Out>(
         &mut self,
         shared: &Arc<Shared<K, Out>>,
-        key: K,
+        key: &K,
         changes: &mut Vec<(Subject, bool)>,
     ) {
         let bytes = key.key_bytes();
