@@ -237,7 +237,11 @@ impl Run {
     fn account(&mut self, after: &str) -> Vec<Report> {
         let began = Instant::now();
         let reports = 'rounds: loop {
-            assert!(began.elapsed() < 2 * WAIT, "{after}: not complete");
+            if began.elapsed() > 2 * WAIT {
+                let reports = self.nodes.iter_mut().map(Node::report);
+                let notes: Vec<_> = reports.map(|report| report.note).collect();
+                panic!("{after}: not complete: {notes:#?}");
+            }
             self.tell("rounds 1 1");
             self.done();
             // The last round may also be lost. Otherwise it comes, sooner or later.
