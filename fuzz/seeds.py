@@ -117,7 +117,7 @@ def formats():
         b"\x81\xa6Struct\x92\xa1a\xa4Unit", b"\xa4Unit\xc0", b"\x81\xa4List\xdd\xff\xff\xff\xff", b"\x81\xa4Wide\xc4\x10" + b"\0" * 15 + b"\x07",
     ]
     save("codec_message_pack", "all", SEED + b"".join(frame(text) for text in pack))
-    save("codec_message_pack", "deep", lists(range(40, 67), b"\xa4Unit", b"\x81\xa4List\x91"))
+    save("codec_message_pack", "deep", lists(range(125, 131), b"\xa4Unit", b"\x81\xa4List\x91"))
     post = [
         b"\0", b"\x01\x0d", b"\x02" + b"\xff" * 18 + b"\x03", b"\x03\x02hi", b"\x04\x01x", b"\x05\x02\0\xff", b"\x06\x07\x01\x01",
         b"\x07\x02\0\x06\x01\0", b"\x08\x01a\x01\x08\x01b\0", b"\0x", b"\x07\xff\xff\xff\xff\x0f",

@@ -450,14 +450,28 @@ impl Claims {
         let key = Subject::claim(&set.inner.namespace, &set.name, &id);
         let unique = (!takes_over).then(|| Bytes::copy_from_slice(&id));
         let claim = set.note(key.clone(), session, unique);
+        let claimant = session.downgrade();
         // In a task, so that a claim that is cut off between two steps is not left behind.
         let claiming = self.set.inner.runtime.spawn(async move {
-            let result = set.write(&key, claim, takes_over).await;
+            let mut result = set.write(&key, claim, takes_over).await;
+            // Another session may have taken it since.
+            let is_held = match lock(&set.local).get_mut(claim) {
+                Some(local) => {
+                    local.writing = false;
+                    true
+                }
+                None => false,
+            };
+            let is_open = || {
+                let session = claimant.upgrade();
+                session.is_some_and(|session| session.reason().is_none())
+            };
+            if !takes_over && !is_held && is_open() {
+                result = Err(ClaimError::Taken);
+            }
             set.counters.count(&result);
             if result.is_err() {
                 set.forget(claim);
-            } else if let Some(local) = lock(&set.local).get_mut(claim) {
-                local.writing = false;
             }
             if let Ok(Claimed {
                 previous: Previous::Unknown,
@@ -793,6 +807,10 @@ impl ClaimSet {
             return;
         };
         session.remove_close_callback("getty-cluster claim", claim);
+        if local.writing {
+            // The session has not got it yet: its claim fails.
+            return;
+        }
         self.counters.lost.add(1);
         let Some(hook) = &self.lost else {
             tracing::warn!(

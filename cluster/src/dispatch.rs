@@ -430,7 +430,7 @@ mod tests {
         assert!(futures_util::poll!(&mut relay).is_pending());
         assert!(!is_woken());
 
-        // Without a thread of its own, it only wakes.
+        // A bus without a thread only wakes dispatchers.
         let queue = Dispatch::default();
         assert!(queue.push(&topic, message(1, 8)));
         let mut relay = Box::pin(queue.relay(None));

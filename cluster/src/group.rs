@@ -115,7 +115,8 @@ impl<Out: Clone + Send + Sync + 'static> ClusterGroup<Out> {
         self.0.snapshot()
     }
 
-    /// Returns the members on this node, as the only topic. A broadcast to it reaches no other node.
+    /// Returns the members on this node, as the only topic. A broadcast to it reaches no other
+    /// node.
     #[must_use]
     pub fn local(&self) -> &Topics<(), Out> {
         self.0.local()

@@ -72,9 +72,9 @@
 //!
 //! # Metrics
 //!
-//! With the feature `metrics` a task of each node reads its counters every ten seconds and publishes
-//! them over the facade of the `metrics` crate. [`Cluster::leave`] does so as well. Messages have no
-//! extra cost.
+//! With the feature `metrics` a task of each node reads its counters every ten seconds and
+//! publishes them over the facade of the `metrics` crate. [`Cluster::leave`] does so as well.
+//! Messages have no extra cost.
 //!
 //! | name | kind | value |
 //! |---|---|---|

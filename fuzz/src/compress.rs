@@ -37,7 +37,7 @@ async fn open(layer: &CompressionLayer) -> (Compressed<Wire>, Peer) {
 /// How a stream has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum End {
-    End,
+    Whole,
     Truncated,
     Invalid,
     Bomb,
@@ -52,7 +52,7 @@ async fn read_all(io: &mut Compressed<Wire>, limit: usize) -> (Vec<u8>, End) {
         match received {
             Ok(Received::Data(n)) => assert!(n == buf.len() && (1..=limit).contains(&n)),
             Ok(Received::Control(_)) => assert!(buf.is_empty()),
-            Ok(Received::End) => return (all, End::End),
+            Ok(Received::End) => return (all, End::Whole),
             Ok(Received::Invalid) => {
                 let cause = io.take_close_reason().expect("a reason");
                 assert_eq!(cause.reason, CloseReason::Decode);
@@ -84,7 +84,7 @@ pub(crate) fn compressed_stream(data: &[u8]) {
             peer.then(After::End);
             let (plain, end) = read_all(&mut io, limit).await;
             // The parts before a defect depend on the pieces only where the format is buffered.
-            let kept = if end == End::End || end == End::Truncated {
+            let kept = if end == End::Whole || end == End::Truncated {
                 plain
             } else {
                 Vec::new()
@@ -98,9 +98,9 @@ pub(crate) fn compressed_stream(data: &[u8]) {
     if format < 2 && !bytes.is_empty() {
         let (expected, ending) = inflate(bytes, format == 1, FREE);
         match end {
-            End::End | End::Truncated => {
+            End::Whole | End::Truncated => {
                 // The reference may find a defect in a block that is not complete.
-                let refuses = ending == Ending::Corrupt && end == End::End;
+                let refuses = ending == Ending::Corrupt && end == End::Whole;
                 let is_whole = !matches!(ending, Ending::Done(read) if read < bytes.len());
                 assert!(
                     !refuses && is_whole,
@@ -110,7 +110,7 @@ pub(crate) fn compressed_stream(data: &[u8]) {
                 // It may end behind its final block, or behind a flush.
                 let flushed = bytes.ends_with(&[0, 0, 0xff, 0xff]);
                 let may_end = ending == Ending::Done(bytes.len()) || flushed;
-                assert_eq!(end == End::End, may_end, "{ending:?}");
+                assert_eq!(end == End::Whole, may_end, "{ending:?}");
             }
             End::Invalid => {
                 let behind = matches!(ending, Ending::Done(read) if read < bytes.len());
@@ -127,7 +127,7 @@ fn compare_snappy(bytes: &[u8], plain: &[u8], end: &End) {
     let mut expected = Vec::new();
     let read = snap::read::FrameDecoder::new(bytes).read_to_end(&mut expected);
     match (end, read) {
-        (End::End, read) => {
+        (End::Whole, read) => {
             read.expect("getty reads what the reference refuses");
             assert_eq!(plain, expected);
         }
@@ -182,7 +182,7 @@ pub(crate) fn compressed_messages(data: &[u8]) {
             read_all(&mut io, limit).await
         })
     });
-    assert_eq!(back, (plain, End::End));
+    assert_eq!(back, (plain, End::Whole));
     // Flushed bytes can be read without a later byte.
     let mut length = 0;
     for (message, flushed) in messages.iter().zip(flushed).take(3) {

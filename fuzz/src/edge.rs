@@ -405,6 +405,10 @@ const MAX_HEADS: usize = 8192;
 fn connect_model(bytes: &[u8], with_login: bool) -> Result<Vec<u8>, String> {
     let mut rest = bytes;
     loop {
+        let used = bytes.len() - rest.len();
+        if used + 13 > MAX_HEADS {
+            return Err("too long".to_owned());
+        }
         // The start of the status line, as far as it has arrived.
         for (at, byte) in rest.iter().take(13).enumerate() {
             let fits = match at {
@@ -417,10 +421,6 @@ fn connect_model(bytes: &[u8], with_login: bool) -> Result<Vec<u8>, String> {
             if !fits {
                 return Err("invalid".to_owned());
             }
-        }
-        let used = bytes.len() - rest.len();
-        if used + 13 > MAX_HEADS {
-            return Err("too long".to_owned());
         }
         let Some(status) = rest.get(9..12).filter(|_| rest.len() >= 13) else {
             return Err("closed".to_owned());

@@ -1,6 +1,6 @@
 //! Headers of the PROXY protocol, against the crates `proxy-header` and `ppp`.
 //!
-//! The three agree except where tests/net/proxy_protocol/differential.rs names a reason. The
+//! The three agree except where `tests/net/proxy_protocol/differential.rs` names a reason. The
 //! reasons here are the same.
 
 use std::sync::Arc;
@@ -43,6 +43,7 @@ fn ip(text: &str) -> Address {
 
 fn ours(pieces: &[&[u8]], max: usize) -> Ours {
     let total: usize = pieces.iter().map(|piece| piece.len()).sum();
+    let is_line = pieces.concat().starts_with(b"P");
     let (io, peer) = wire();
     peer.send(pieces.iter().copied());
     peer.then(After::End);
@@ -69,6 +70,10 @@ fn ours(pieces: &[&[u8]], max: usize) -> Ours {
         Err(error) => {
             return match error.downcast_ref().expect("an error of the layer") {
                 ProxyError::Probe | ProxyError::Truncated => invalid(Defect::Incomplete, None),
+                // A line may also have another defect, and either may be found first.
+                ProxyError::Header(HeaderError::TooLong { .. }) if is_line => {
+                    invalid(Defect::Invalid, Some(HeaderError::Line))
+                }
                 ProxyError::Header(HeaderError::TooLong { .. }) => invalid(Defect::TooLong, None),
                 ProxyError::Header(defect) => invalid(Defect::Invalid, Some(*defect)),
                 other => panic!("{other:?}"),

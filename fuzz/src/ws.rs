@@ -164,10 +164,12 @@ async fn key_of_client(peer: &Peer) -> Option<String> {
     request.lines().find_map(key)
 }
 
-/// Connects a client whose server sends `response`, and then `pieces`.
+/// Connects a client whose server sends `response` in pieces of these `sizes`, or at once without
+/// sizes, and then `pieces`.
 async fn client(
     layer: &WsConnectLayer,
     response: &[u8],
+    sizes: &[usize],
     pieces: &[&[u8]],
 ) -> (
     Result<Connection<WsTransport<Wire>>, WsConnectError>,
@@ -186,7 +188,16 @@ async fn client(
         let key = key_of_client(&peer).await.expect("the client sends a key");
         let accept = derive_accept_key(key.as_bytes());
         let response = replaced(response, ACCEPT, accept.as_bytes());
-        peer.send([&response[..]]);
+        let mut rest = &response[..];
+        for size in sizes.iter().cycle().filter(|size| **size > 0) {
+            let (piece, later) = rest.split_at((*size).min(rest.len()));
+            peer.send([piece]);
+            rest = later;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        peer.send([rest]);
         peer.send(pieces.iter().copied());
         peer.then(After::End);
         key
@@ -210,7 +221,7 @@ fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
 fn of_client(layer: &WsConnectLayer, response: &[u8], pieces: &[&[u8]]) -> Events {
     let received = Received::default();
     let (closed, output) = block_on(async {
-        let (opened, peer, _) = client(layer, response, pieces).await;
+        let (opened, peer, _) = client(layer, response, &[], pieces).await;
         let connection = opened.expect("the response is valid");
         let closed = session(connection, &received).await;
         (closed, peer.output())
@@ -488,18 +499,10 @@ pub(crate) fn ws_response(data: &[u8]) {
     let mut accepted = None;
     let is_ok = same_for_all_pieces(bytes, seed, |pieces| {
         block_on(async {
-            // All but the first piece follow the place of the key.
-            let (first, rest) = pieces
-                .split_first()
-                .map_or((&b""[..], &[][..]), |(a, b)| (*a, b));
-            let at = bytes.windows(ACCEPT.len()).position(|part| part == ACCEPT);
-            let whole = at.is_some_and(|at| at + ACCEPT.len() > first.len());
-            let (response, rest) = if whole {
-                (bytes, &[][..])
-            } else {
-                (first, rest)
-            };
-            let (opened, _peer, key) = client(&layer, response, rest).await;
+            // The answer to the key makes the response longer, so the sizes are repeated.
+            let sizes: Vec<usize> = pieces.iter().map(|piece| piece.len()).collect();
+            let sizes = if pieces.len() == 1 { &[] } else { &sizes[..] };
+            let (opened, _peer, key) = client(&layer, bytes, sizes, &[]).await;
             match opened {
                 Ok(_) => {
                     accepted = Some(key);

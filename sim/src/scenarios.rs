@@ -74,7 +74,7 @@ pub const SCENARIOS: [Scenario; 9] = [
     },
     Scenario {
         name: "storm",
-        about: "all faults at once",
+        about: "flaps, clocks, partitions and crashes at once",
         plan: storm,
     },
 ];
@@ -207,8 +207,8 @@ fn slow_link(random: &mut Rng) -> Plan {
             Event::Pace(Node::Client(0), 0),
         ));
     }
-    // The write buffer may exceed its high watermark by what one poll of the session encodes.
     plan.rules.only_client = Some(0);
+    // The write buffer may exceed its high watermark by what one poll of the session encodes.
     plan.rules.max_pending = Some(2 * HIGH + 20 * size);
     plan
 }

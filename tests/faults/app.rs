@@ -189,7 +189,6 @@ impl Side {
     }
 
     /// Drops the close records, which would count as memory of the connections.
-    #[cfg(target_os = "linux")]
     pub(crate) fn forget_records(&self) {
         self.started.store(0, SeqCst);
         *self.records.lock().unwrap() = Vec::new();
@@ -351,21 +350,13 @@ struct Attribute(#[allow(dead_code, reason = "kept for its destructor")] Guard);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Tcp,
-    #[cfg(unix)]
     Unix,
     Tls,
     Ws,
     Wss,
 }
 
-pub(crate) const KINDS: &[Kind] = &[
-    Kind::Tcp,
-    #[cfg(unix)]
-    Kind::Unix,
-    Kind::Tls,
-    Kind::Ws,
-    Kind::Wss,
-];
+pub(crate) const KINDS: &[Kind] = &[Kind::Tcp, Kind::Unix, Kind::Tls, Kind::Ws, Kind::Wss];
 
 impl Kind {
     pub(crate) const fn is_tls(self) -> bool {
@@ -409,7 +400,6 @@ impl Tls {
 #[derive(Clone, Debug)]
 pub(crate) enum Address {
     Ip(std::net::SocketAddr),
-    #[cfg(unix)]
     Path(Arc<TempDir>),
 }
 
@@ -427,7 +417,6 @@ impl Server {
         let (stop, stopped) = oneshot::channel();
         let inner = side.server();
         let (address, task) = match kind {
-            #[cfg(unix)]
             Kind::Unix => {
                 let directory = Arc::new(tempfile::tempdir().unwrap());
                 let path = directory.path().join("socket");
@@ -470,7 +459,6 @@ impl Server {
         side: &Side,
     ) -> Result<(Session<String>, SessionTask), BoxError> {
         match (self.kind, address) {
-            #[cfg(unix)]
             (_, Address::Path(directory)) => {
                 let path = directory.path().join("socket");
                 open(getty::net::UnixConnector::new(), path, side).await

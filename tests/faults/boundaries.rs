@@ -64,7 +64,7 @@ impl AsyncWrite for Counting {
     }
 }
 
-/// Opens a session that answers a number of seconds after so many seconds, and echoes the rest.
+/// Opens a session that echoes lines. A line with a number is echoed after this number of seconds.
 async fn open(
     layer: SessionLayer,
     pipe: usize,

@@ -6,12 +6,13 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
+    task::{Context, Poll},
 };
 
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use getty::{
-    BoxError, CodecLayer, Pipeline, Request, ServiceBuilder, SessionLayer, codec::Lines,
-    net::memory, serve,
+    BoxError, Closed, CodecLayer, Connection, Pipeline, Request, Service, ServiceBuilder,
+    SessionLayer, codec::Lines, net::memory, serve,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
@@ -26,17 +27,33 @@ const PIPE: usize = 64;
 /// Size of the reply that a slow peer does not read.
 const REPLY: usize = 2000;
 
+/// Counts the polls of all connections of a stack.
+struct Counted<S>(S, Arc<AtomicUsize>);
+
+impl<S> Service<Connection<DuplexStream>> for Counted<S>
+where
+    S: Service<Connection<DuplexStream>, Response = Closed, Future: Send + 'static>,
+{
+    type Response = Closed;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Closed, S::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, connection: Connection<DuplexStream>) -> Self::Future {
+        let (polls, mut future) = (Arc::clone(&self.1), Box::pin(self.0.call(connection)));
+        Box::pin(poll_fn(move |cx| {
+            polls.fetch_add(1, SeqCst);
+            future.as_mut().poll(cx)
+        }))
+    }
+}
+
 /// Returns a stack that echoes lines and counts the polls of all its sessions.
 fn stack(polls: &Arc<AtomicUsize>) -> impl Pipeline<DuplexStream> + use<> {
-    let polls = Arc::clone(polls);
-    ServiceBuilder::new()
-        .map_future(move |future| {
-            let (polls, mut future) = (Arc::clone(&polls), Box::pin(future));
-            poll_fn(move |cx| {
-                polls.fetch_add(1, SeqCst);
-                Future::poll(future.as_mut(), cx)
-            })
-        })
+    let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(Lines::new()))
         .layer(
             SessionLayer::new()
@@ -49,7 +66,8 @@ fn stack(polls: &Arc<AtomicUsize>) -> impl Pipeline<DuplexStream> + use<> {
                 "much" => "x".repeat(REPLY),
                 _ => request.into_message(),
             })
-        })
+        });
+    Counted(stack, Arc::clone(polls))
 }
 
 /// Serves requests beside `slow` peers. Returns the polls of all sessions from a request to its

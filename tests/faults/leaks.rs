@@ -1,7 +1,7 @@
 //! Counts of everything that connections use, after many of them: registry entries, close
 //! records, tasks, descriptors and the heap.
 //!
-//! Each test runs in a process of its own, because the counts are the process's. The number of
+//! Each test runs in a separate process, because the counts are the process's. The number of
 //! connections is 10,000, or `GETTY_LEAK_CONNECTIONS`.
 
 use std::{env, fs, future::Future, process::Command, time::Duration};
@@ -22,7 +22,7 @@ use crate::{
 
 const CHILD: &str = "GETTY_TEST_LEAKS";
 
-/// Bytes by which tables may grow, whatever the number of connections.
+/// Maximum growth of tables in bytes, for any number of connections.
 const TABLES: usize = 64 * 1024;
 
 /// Connections at a time.
@@ -33,7 +33,7 @@ fn connections() -> usize {
     long.map_or(10_000, |number| number.parse().unwrap())
 }
 
-/// Runs `test` in a process of its own.
+/// Runs `test` in a separate process.
 fn alone<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F) {
     if env::var_os(CHILD).is_none() {
         let status = Command::new(env::current_exe().unwrap())
@@ -48,7 +48,7 @@ fn alone<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F) {
     runtime.block_on(test());
 }
 
-/// What the process uses.
+/// Resources that the process uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Usage {
     tasks: usize,
@@ -171,7 +171,8 @@ fn connections_that_fail_leave_nothing() {
                 2 => &[b"\x16\x03\x01 no HTTP\r\n\r\n"],
                 _ => &[
                     b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                      Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+                      Sec-WebSocket-Version: 13\r\n\
+                      Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
                     b"\xff\xff\xff\xff\xff\xff",
                 ],
             };

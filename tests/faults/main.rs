@@ -1,16 +1,19 @@
 //! Faults of peers, networks, processes and user code, on every transport and in both roles.
 //! docs/faults.md lists them all, with those that other test crates cover.
+//!
+//! The tests run on Linux: its kernel decides what a peer sees of a reset, and some count
+//! descriptors or fill a disk.
+
+#![cfg(target_os = "linux")]
 
 mod app;
 mod boundaries;
 mod clock;
 mod crowd;
 mod hooks;
-#[cfg(target_os = "linux")]
 mod leaks;
 mod logs;
 mod phases;
-#[cfg(unix)]
 mod processes;
 mod relay;
 mod runtime;

@@ -1,8 +1,8 @@
 //! A peer that resets the connection or ends its direction, in each phase of a session's life.
 //!
 //! Both ends are getty's, and a relay between them breaks the connection. One end is the
-//! *subject*: it is in the phase. Whatever happens, each end has exactly one close record, with
-//! a reason that the table in docs/faults.md promises, and leaves nothing behind.
+//! *subject*: it is in the phase. Each end has exactly one close record, with a reason that the
+//! table in docs/faults.md promises, and leaves nothing behind.
 
 use std::{fmt, future::Future, sync::atomic::Ordering::SeqCst};
 
@@ -358,7 +358,6 @@ phases! {
     reset_in_each_phase_over_wss, half_close_in_each_phase_over_wss: Kind::Wss;
 }
 
-#[cfg(unix)]
 phases! {
     reset_in_each_phase_over_unix, half_close_in_each_phase_over_unix: Kind::Unix;
 }

@@ -2,7 +2,6 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-#[cfg(unix)]
 use tokio::net::{UnixListener, UnixStream};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -27,8 +26,8 @@ pub(crate) enum Order {
     /// Resets both connections. A Unix socket is closed with its input unread, which the peer
     /// sees as a reset.
     Reset,
-    /// Ends the direction, as a peer does that has nothing more to send. What arrives for it
-    /// later is discarded.
+    /// Ends the direction, as a peer does that has nothing more to send. Later
+    /// bytes for it are discarded.
     Finish(To),
 }
 
@@ -61,7 +60,6 @@ impl Relay {
                 });
                 (address, task)
             }
-            #[cfg(unix)]
             Address::Path(directory) => {
                 let own = Arc::new(tempfile::tempdir().unwrap());
                 let listener = UnixListener::bind(own.path().join("socket")).unwrap();

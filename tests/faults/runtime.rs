@@ -250,7 +250,6 @@ enum Net {
     Tcp,
     Tls,
     Ws,
-    #[cfg(unix)]
     Unix,
     Udp,
 }
@@ -310,7 +309,6 @@ async fn serve_and_call(net: Net, server: Side, client: Side, tls: Tls) {
             )
             .await;
         }
-        #[cfg(unix)]
         Net::Unix => {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("socket");
@@ -412,7 +410,6 @@ fn runtime_of_websocket_is_dropped_after_any_tick() {
     runtime_dropped_after_every_tick(Net::Ws);
 }
 
-#[cfg(unix)]
 #[test]
 fn runtime_of_unix_sockets_is_dropped_after_any_tick() {
     runtime_dropped_after_every_tick(Net::Unix);

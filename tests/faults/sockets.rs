@@ -28,7 +28,6 @@ use tokio::net::UdpSocket;
 
 use crate::app::{NAME, Side, soon};
 
-#[cfg(unix)]
 #[tokio::test]
 async fn sessions_outlive_the_file_of_their_unix_socket_and_the_path_can_be_bound_again() {
     use getty::net::{UnixConnector, UnixListener};

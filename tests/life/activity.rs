@@ -10,7 +10,7 @@ use tokio::time;
 use tower::ServiceExt;
 
 use crate::{
-    kit::SECOND,
+    SECOND,
     support::{echo, echo_probe, idle, lines, open, soon},
 };
 

@@ -6,12 +6,9 @@ use getty::{
     SessionLayer,
     layers::{CatchPanicLayer, HandleErrorLayer},
 };
-use getty_test::{Stream, listener, stream};
+use getty_test::{Stream, TestSession, listener};
 
-use crate::{
-    kit::run,
-    support::{echo, lines, panic_message, soon},
-};
+use crate::support::{echo, lines, panic_message, soon};
 
 async fn shaky(request: Request<String>) -> Result<Option<String>, BoxError> {
     assert_ne!(request.message(), "panic", "a bad handler");
@@ -57,66 +54,58 @@ async fn panic_before_the_session_opens_closes_only_its_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn panic_in_a_session_closes_it_as_panicked_under_the_layer_too() {
-    let (transport, peer) = stream();
-    let (_, task) = run(
-        transport,
+    let session = TestSession::stream(
         ServiceBuilder::new()
             .layer(CatchPanicLayer::new())
             .layer(CodecLayer::new(lines()))
             .layer(SessionLayer::new())
             .service_fn(shaky),
     );
-    peer.send("one\npanic\n");
-    let closed = soon(task).await.unwrap().unwrap();
+    session.send("one\npanic\n");
+    let closed = session.closed().await;
     assert_eq!(closed.reason, CloseReason::Panicked);
     assert!(panic_message(closed.source.as_ref()).contains("a bad handler"));
-    assert_eq!(peer.output(), "one\n");
+    assert_eq!(session.output(), "one\n");
 }
 
 #[tokio::test(start_paused = true)]
 async fn panic_of_a_handler_closes_the_session_as_panicked_and_not_as_handler() {
-    let (transport, peer) = stream();
-    let (_, task) = run(
-        transport,
+    let session = TestSession::stream(
         ServiceBuilder::new()
             .layer(CodecLayer::new(lines()))
             .layer(SessionLayer::new())
             .layer(CatchPanicLayer::new())
             .service_fn(shaky),
     );
-    peer.send("one\npanic\n");
-    let closed = soon(task).await.unwrap().unwrap();
+    session.send("one\npanic\n");
+    let closed = session.closed().await;
     assert_eq!(closed.reason, CloseReason::Panicked);
     assert!(panic_message(closed.source.as_ref()).contains("a bad handler"));
-    assert_eq!(peer.output(), "one\n");
+    assert_eq!(session.output(), "one\n");
 }
 
 #[tokio::test(start_paused = true)]
 async fn panic_of_a_handler_can_be_answered_with_a_reply_and_the_session_continues() {
-    let (transport, peer) = stream();
-    let (_, task) = run(
-        transport,
+    let session = TestSession::stream(
         ServiceBuilder::new()
             .layer(CodecLayer::new(lines()))
             .layer(SessionLayer::new())
             .layer(CatchPanicLayer::new().with_reply(|_| Reply::one("ERR internal".to_owned())))
             .service_fn(shaky),
     );
-    peer.send("one\npanic\ntwo\nfail\n");
-    let closed = soon(task).await.unwrap().unwrap();
+    session.send("one\npanic\ntwo\nfail\n");
+    let closed = session.closed().await;
     assert_eq!(
         closed.reason,
         CloseReason::Handler,
         "the layer does not handle errors"
     );
-    assert_eq!(peer.output(), "one\nERR internal\ntwo\n");
+    assert_eq!(session.output(), "one\nERR internal\ntwo\n");
 }
 
 #[tokio::test(start_paused = true)]
 async fn handle_error_layer_outside_receives_panics_as_errors() {
-    let (transport, peer) = stream();
-    let (_, task) = run(
-        transport,
+    let session = TestSession::stream(
         ServiceBuilder::new()
             .layer(CodecLayer::new(lines()))
             .layer(SessionLayer::new())
@@ -130,9 +119,9 @@ async fn handle_error_layer_outside_receives_panics_as_errors() {
             .layer(CatchPanicLayer::new())
             .service_fn(shaky),
     );
-    peer.send("panic\nfail\ntwo\n");
-    peer.finish();
-    let closed = soon(task).await.unwrap().unwrap();
+    session.send("panic\nfail\ntwo\n");
+    session.finish();
+    let closed = session.closed().await;
     assert_eq!(closed.reason, CloseReason::PeerClosed);
-    assert_eq!(peer.output(), "ERR internal\nERR out of order\ntwo\n");
+    assert_eq!(session.output(), "ERR internal\nERR out of order\ntwo\n");
 }

@@ -6,12 +6,9 @@ use getty::{
     BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, SessionLayer,
     layers::{CloseCallbackLayer, OnOpenLayer},
 };
-use getty_test::stream;
+use getty_test::TestSession;
 
-use crate::{
-    kit::run,
-    support::{echo, lines, soon},
-};
+use crate::support::{echo, lines, soon};
 
 #[tokio::test(start_paused = true)]
 async fn callback_runs_once_for_every_kind_of_close() {
@@ -46,25 +43,24 @@ async fn callback_runs_once_for_every_kind_of_close() {
         ("abort", CloseReason::Dropped, None),
         ("unwanted", CloseReason::Refused, Some("unwanted")),
     ] {
-        let (transport, peer) = stream();
-        let (handle, task) = run(transport, stack.clone());
+        let session = TestSession::stream(stack.clone());
         let mut has_read = true;
         match message {
             "unwanted" => {
-                handle.insert("unwanted");
+                session.handle().insert("unwanted");
                 has_read = false;
             }
             "abort" => {
-                peer.send("echo\n");
-                assert_eq!(soon(peer.line()).await, "echo");
-                task.abort();
+                session.send("echo\n");
+                assert_eq!(soon(session.line()).await, "echo");
+                session.abort();
             }
             _ => {
-                peer.send(format!("{message}\n"));
-                peer.finish();
+                session.send(format!("{message}\n"));
+                session.finish();
             }
         }
-        let _ = soon(task).await;
+        session.closed().await;
         let mut records = records.lock().unwrap();
         let expected = (reason, cause.map(str::to_owned), has_read);
         assert_eq!(std::mem::take(&mut *records), [expected], "{message}");

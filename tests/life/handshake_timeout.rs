@@ -17,7 +17,7 @@ use tokio::time::{Instant, advance, sleep};
 use tower::ServiceExt;
 
 use crate::{
-    kit::SECOND,
+    SECOND,
     support::{echo, idle, lines, soon},
 };
 

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::BytesMut;
 use getty::{
-    Close, CloseReason, Closed, Connection, ConnectionHandle, Request, ServiceBuilder, Session,
+    Close, CloseReason, Connection, ConnectionHandle, Request, ServiceBuilder, Session,
     SessionLayer, Transport,
     hooks::HandleExt,
     layers::{
@@ -22,19 +22,16 @@ use getty::{
     },
     transport::{Framing, Received},
 };
-use getty_test::{Peer, Stream, messages, stream};
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, sleep},
-};
+use getty_test::{Peer, Stream, TestSession, stream};
+use tokio::time::{Instant, sleep};
 use tower::ServiceExt;
 
 use crate::{
-    kit::{SECOND, run, run_session},
+    SECOND,
     support::{Answer, echo, echo_probe, idle, lines, soon},
 };
 
-type Open = (Session<String>, Peer, JoinHandle<Closed>);
+type Open = (Session<String>, TestSession);
 type Pings = HeartbeatLayer<String, Message<fn(&Session<String>) -> String>, NoPong>;
 
 /// Sends `PING` every fifteen seconds without jitter.
@@ -44,7 +41,6 @@ fn pings() -> Pings {
 }
 
 async fn open(layer: Pings) -> Open {
-    let (transport, peer) = stream();
     let session: Arc<Mutex<Option<Session<String>>>> = Arc::default();
     let slot = Arc::clone(&session);
     let stack = ServiceBuilder::new()
@@ -62,10 +58,10 @@ async fn open(layer: Pings) -> Open {
                 .with_watermarks(0, 1),
         )
         .service_fn(handle);
-    let (handle, task) = run_session(transport, stack);
-    assert!(soon(handle.opened()).await);
+    let test = TestSession::stream(stack);
+    assert!(soon(test.handle().opened()).await);
     let session = session.lock().unwrap().take().unwrap();
-    (session, peer, task)
+    (session, test)
 }
 
 /// Sends no reply. For the message `sleep N` it returns after N seconds.
@@ -90,14 +86,14 @@ async fn times(peer: &Peer, handle: &ConnectionHandle, n: usize) -> Vec<u128> {
 
 #[tokio::test(start_paused = true)]
 async fn session_that_sends_nothing_sends_one_heartbeat_per_period() {
-    let (session, peer, _task) = open(pings()).await;
+    let (session, peer) = open(pings()).await;
     assert_eq!(times(&peer, &session, 4).await, [15, 30, 45, 60]);
     assert_eq!(session.stats().messages_out, 4);
 }
 
 #[tokio::test(start_paused = true)]
 async fn sent_message_postpones_the_heartbeat_and_a_received_one_does_not() {
-    let (session, peer, _task) = open(pings()).await;
+    let (session, peer) = open(pings()).await;
     for _ in 0..10 {
         sleep(14 * SECOND).await;
         session.send("PING".to_owned()).await.unwrap();
@@ -114,7 +110,7 @@ async fn sent_message_postpones_the_heartbeat_and_a_received_one_does_not() {
 
 #[tokio::test(start_paused = true)]
 async fn any_received_byte_answers_a_heartbeat() {
-    let (session, peer, _task) = open(pings().with_response_timeout(5 * SECOND)).await;
+    let (session, peer) = open(pings().with_response_timeout(5 * SECOND)).await;
     for n in 1..=20 {
         assert_eq!(soon(peer.line()).await, "PING");
         match n % 3 {
@@ -133,12 +129,12 @@ async fn any_received_byte_answers_a_heartbeat() {
 
 #[tokio::test(start_paused = true)]
 async fn unanswered_heartbeat_closes_the_session() {
-    let (_session, peer, task) = open(pings().with_response_timeout(5 * SECOND)).await;
+    let (_session, peer) = open(pings().with_response_timeout(5 * SECOND)).await;
     soon(peer.line()).await;
     peer.send("an answer\n");
     sleep(14 * SECOND).await;
     peer.send("not an answer: it comes before the heartbeat\n");
-    let closed = soon(task).await.unwrap();
+    let closed = peer.closed().await;
     assert_eq!(closed.reason, CloseReason::HeartbeatMissed);
     assert_eq!(closed.lifetime, 35 * SECOND);
     assert_eq!(closed.stats.messages_out, 2);
@@ -147,8 +143,8 @@ async fn unanswered_heartbeat_closes_the_session() {
 
 #[tokio::test(start_paused = true)]
 async fn answer_timeout_counts_from_the_first_unanswered_heartbeat() {
-    let (_session, _peer, task) = open(pings().with_response_timeout(40 * SECOND)).await;
-    let closed = soon(task).await.unwrap();
+    let (_session, peer) = open(pings().with_response_timeout(40 * SECOND)).await;
+    let closed = peer.closed().await;
     assert_eq!(closed.reason, CloseReason::HeartbeatMissed);
     assert_eq!(closed.lifetime, 55 * SECOND);
     assert_eq!(closed.stats.messages_out, 3);
@@ -156,28 +152,27 @@ async fn answer_timeout_counts_from_the_first_unanswered_heartbeat() {
 
 #[tokio::test(start_paused = true)]
 async fn without_an_answer_timeout_no_answer_is_required() {
-    let (session, _peer, _task) = open(pings()).await;
+    let (session, _peer) = open(pings()).await;
     sleep(100_000 * SECOND).await;
     assert!(!session.is_closing());
 }
 
 #[tokio::test(start_paused = true)]
 async fn answer_timeout_pauses_while_the_session_does_not_read() {
-    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()).with_max_frame(16))
         .layer(pings().with_response_timeout(5 * SECOND))
         .layer(SessionLayer::new())
         .service_fn(handle);
-    let (session, task) = run(transport, stack);
+    let session = TestSession::stream(stack);
     // These messages fill the read-ahead limit. So an answer cannot be read.
-    peer.send("sleep 100\nand\nmore\nbehind\n");
+    session.send("sleep 100\nand\nmore\nbehind\n");
     idle().await;
-    assert_eq!(session.silent_since(), None);
+    assert_eq!(session.handle().silent_since(), None);
     sleep(99 * SECOND).await;
-    assert!(!session.is_closing());
+    assert!(!session.handle().is_closing());
     // Heartbeats are still sent. The answer timeout counts from the time reading resumes.
-    let closed = soon(task).await.unwrap().unwrap();
+    let closed = session.closed().await;
     assert_eq!(closed.reason, CloseReason::HeartbeatMissed);
     assert_eq!(closed.lifetime, 105 * SECOND);
     assert_eq!(closed.stats.messages_out, 6);
@@ -185,7 +180,7 @@ async fn answer_timeout_pauses_while_the_session_does_not_read() {
 
 #[tokio::test(start_paused = true)]
 async fn peer_that_does_not_read_gets_no_burst_of_heartbeats() {
-    let (session, peer, _task) = open(pings()).await;
+    let (session, peer) = open(pings()).await;
     peer.stall();
     sleep(100 * SECOND).await;
     assert!(session.stalled_since().is_some());
@@ -197,28 +192,26 @@ async fn peer_that_does_not_read_gets_no_burst_of_heartbeats() {
 
 #[tokio::test(start_paused = true)]
 async fn peer_that_neither_reads_nor_sends_is_closed() {
-    let (session, peer, task) = open(pings().with_response_timeout(5 * SECOND)).await;
+    let (session, peer) = open(pings().with_response_timeout(5 * SECOND)).await;
     sleep(SECOND).await;
     peer.stall();
     session.try_send("never read".to_owned()).unwrap();
-    tokio::spawn(async move {
-        soon(session.closing()).await;
-        assert_eq!(session.opened_at().elapsed(), 20 * SECOND);
-        assert_eq!(
-            session.stats().messages_out,
-            1,
-            "no heartbeat behind the message"
-        );
-        // Otherwise the close waits for the flush until the drain deadline.
-        peer.take_all();
-    });
-    let closed = soon(task).await.unwrap();
+    soon(session.closing()).await;
+    assert_eq!(session.opened_at().elapsed(), 20 * SECOND);
+    assert_eq!(
+        session.stats().messages_out,
+        1,
+        "no heartbeat behind the message"
+    );
+    // Otherwise the close waits for the flush until the drain deadline.
+    peer.take_all();
+    let closed = peer.closed().await;
     assert_eq!(closed.reason, CloseReason::HeartbeatMissed);
 }
 
 #[tokio::test(start_paused = true)]
 async fn answer_timeout_counts_from_the_last_byte_that_a_slow_reader_takes() {
-    let (session, peer, task) = open(pings().with_response_timeout(20 * SECOND)).await;
+    let (session, peer) = open(pings().with_response_timeout(20 * SECOND)).await;
     peer.stall();
     session.try_send("x".repeat(100)).unwrap();
     // A heartbeat is due one second before each byte that the peer takes. It is skipped.
@@ -235,13 +228,12 @@ async fn answer_timeout_counts_from_the_last_byte_that_a_slow_reader_takes() {
         19,
         "the close comes 20 s after the last byte"
     );
-    let closed = soon(task).await.unwrap();
+    let closed = peer.closed().await;
     assert_eq!(closed.reason, CloseReason::HeartbeatMissed);
 }
 
 #[tokio::test(start_paused = true)]
 async fn pongs_take_no_permit_and_never_reach_the_handler() {
-    let (transport, peer) = stream();
     let handled = Arc::new(AtomicUsize::new(0));
     let (probe, control) = echo_probe();
     let count = Arc::clone(&handled);
@@ -258,41 +250,43 @@ async fn pongs_take_no_permit_and_never_reach_the_handler() {
             request
         })
         .service(probe);
-    let (session, _task) = run(transport, stack);
+    let session = TestSession::stream(stack);
     for _ in 0..10 {
-        soon(peer.line()).await;
-        peer.send("PONG\n");
+        soon(session.line()).await;
+        session.send("PONG\n");
     }
     idle().await;
     assert_eq!((control.polls(), handled.load(SeqCst)), (0, 0));
-    assert_eq!(session.stats().messages_in, 10);
-    assert_eq!(session.last_active(), session.opened_at());
+    assert_eq!(session.handle().stats().messages_in, 10);
+    assert_eq!(session.handle().last_active(), session.handle().opened_at());
 
-    peer.send("PONG\none\nPONG\nPONG\ntwo\nPO");
-    assert_eq!(soon(peer.lines(2)).await, ["one", "two"]);
-    peer.send("NG\nthree");
-    peer.finish();
-    assert_eq!(soon(session.closed()).await.reason, CloseReason::PeerClosed);
+    session.send("PONG\none\nPONG\nPONG\ntwo\nPO");
+    assert_eq!(soon(session.lines(2)).await, ["one", "two"]);
+    session.send("NG\nthree");
+    session.finish();
+    assert_eq!(
+        soon(session.handle().closed()).await.reason,
+        CloseReason::PeerClosed
+    );
     assert_eq!(handled.load(SeqCst), 3);
-    assert!(peer.output().ends_with("one\ntwo\nthree\n"));
-    assert_eq!(session.stats().messages_in, 17);
+    assert!(session.output().ends_with("one\ntwo\nthree\n"));
+    assert_eq!(session.handle().stats().messages_in, 17);
 }
 
 #[tokio::test(start_paused = true)]
 async fn pongs_are_removed_on_message_transports_too() {
-    let (transport, peer) = messages(Framing::Messages);
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))
         .layer(pings().with_pong(|message: &String| message == "PONG"))
         .layer(SessionLayer::new())
         .service_fn(echo);
-    let (session, _task) = run(transport, stack);
+    let session = TestSession::messages(stack);
     for message in ["PONG\n", "one\n", "PONG", "two"] {
-        peer.send(message);
+        session.send(message);
     }
-    assert_eq!(soon(peer.text()).await, "one\n");
-    assert_eq!(soon(peer.text()).await, "two\n");
-    assert_eq!(peer.waiting(), 0);
+    assert_eq!(soon(session.text()).await, "one\n");
+    assert_eq!(soon(session.text()).await, "two\n");
+    assert_eq!(session.waiting(), 0);
     assert_eq!(session.stats().messages_in, 4);
 }
 
@@ -415,25 +409,24 @@ async fn ping_of_the_transport_is_the_heartbeat_and_its_pong_the_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn transport_without_a_ping_has_no_heartbeat_and_no_timeout() {
-    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))
         .layer(HeartbeatLayer::ping(15 * SECOND).with_response_timeout(5 * SECOND))
         .layer(SessionLayer::new())
         .service_fn(echo);
-    let (session, _task) = run(transport, stack);
+    let session = TestSession::stream(stack);
     sleep(1000 * SECOND).await;
-    assert!(!session.has_ping() && !session.is_closing());
-    assert_eq!(peer.output(), "");
+    assert!(!session.handle().has_ping() && !session.handle().is_closing());
+    assert_eq!(session.output(), "");
 }
 
 #[tokio::test(start_paused = true)]
 async fn no_heartbeat_is_sent_while_the_session_closes() {
-    let (session, peer, task) = open(pings()).await;
+    let (session, peer) = open(pings()).await;
     peer.send("sleep 100\n");
     sleep(10 * SECOND).await;
     session.close_with(Close::new(CloseReason::Local).with_deadline(50 * SECOND));
-    let closed = soon(task).await.unwrap();
+    let closed = peer.closed().await;
     assert_eq!(closed.lifetime, 60 * SECOND);
     assert_eq!(peer.output(), "");
 }
@@ -441,31 +434,29 @@ async fn no_heartbeat_is_sent_while_the_session_closes() {
 #[tokio::test(start_paused = true)]
 async fn zero_and_maximum_periods_are_valid() {
     let layer = HeartbeatLayer::new(Duration::ZERO, |_session| "PING".to_owned());
-    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))
         .layer(layer.with_response_timeout(Duration::MAX))
         .layer(SessionLayer::new())
         .service_fn(echo);
-    let task = tokio::spawn(stack.oneshot(Connection::new(transport)));
+    let session = TestSession::stream(stack);
     sleep(Duration::from_millis(100)).await;
     assert!(
-        (90..=101).contains(&(peer.written() / 5)),
+        (90..=101).contains(&(session.written() / 5)),
         "one heartbeat per millisecond"
     );
-    task.abort();
+    session.abort();
 
     for maximum in [Duration::MAX, Duration::from_secs(u64::MAX / 4)] {
-        let (transport, peer) = stream();
         let layer = HeartbeatLayer::new(maximum, |_session| "PING".to_owned());
         let stack = ServiceBuilder::new()
             .layer(CodecLayer::new(lines()))
             .layer(layer.with_response_timeout(maximum))
             .layer(SessionLayer::new())
             .service_fn(echo);
-        let (session, _task) = run(transport, stack);
+        let session = TestSession::stream(stack);
         sleep(1_000_000 * SECOND).await;
-        assert!(!session.is_closing());
-        assert_eq!(peer.output(), "");
+        assert!(!session.handle().is_closing());
+        assert_eq!(session.output(), "");
     }
 }

@@ -7,34 +7,26 @@ use std::{
 
 use futures_util::FutureExt;
 use getty::{
-    CloseReason, Closed, Connection, ConnectionHandle, Request, ServiceBuilder, Session,
-    SessionLayer,
+    CloseReason, Connection, Request, ServiceBuilder, Session, SessionLayer,
     hooks::HandleExt,
     layers::{CodecLayer, IdleTimeoutLayer},
 };
-use getty_test::{Peer, stream};
-use tokio::{
-    task::JoinHandle,
-    time::{advance, sleep},
-};
+use getty_test::{TestSession, stream};
+use tokio::time::{advance, sleep};
 use tower::ServiceExt;
 
 use crate::{
-    kit::{SECOND, run, run_session},
+    SECOND,
     support::{Answer, echo, idle, lines, soon},
 };
 
-type Open = (ConnectionHandle, Peer, JoinHandle<Closed>);
-
-fn open(layer: IdleTimeoutLayer) -> Open {
-    let (transport, peer) = stream();
+fn open(layer: IdleTimeoutLayer) -> TestSession {
     let stack = ServiceBuilder::new()
         .layer(layer)
         .layer(CodecLayer::new(lines()).with_max_frame(64))
         .layer(SessionLayer::new().with_write_timeout(None))
         .service_fn(handle);
-    let (handle, task) = run_session(transport, stack);
-    (handle, peer, task)
+    TestSession::stream(stack)
 }
 
 /// Echoes the message: `sleep N` after N seconds, `block N` after blocking the thread for N
@@ -55,11 +47,11 @@ async fn handle(request: Request<String>) -> Answer {
     echo(request).await
 }
 
-async fn closes_after((_handle, peer, task): Open, seconds: u64) {
-    let closed = soon(task).await.unwrap();
+async fn closes_after(session: TestSession, seconds: u64) {
+    let closed = session.closed().await;
     assert_eq!(closed.reason, CloseReason::IdleTimeout);
     assert_eq!(closed.lifetime.as_secs(), seconds);
-    assert!(peer.is_shut(), "the close is graceful");
+    assert!(session.is_shut(), "the close is graceful");
 }
 
 #[tokio::test(start_paused = true)]
@@ -87,7 +79,7 @@ async fn each_kind_of_timeout_observes_its_own_activity() {
     ];
     for (layer, end) in expected_ends {
         let session = open(layer);
-        let (handle, peer) = (session.0.clone(), session.1.clone());
+        let (handle, peer) = (session.handle().clone(), session.peer().clone());
         tokio::spawn(async move {
             sleep(50 * SECOND).await;
             peer.send("no answer\n");
@@ -104,27 +96,30 @@ async fn each_kind_of_timeout_observes_its_own_activity() {
 
 #[tokio::test(start_paused = true)]
 async fn slow_peer_is_not_idle() {
-    let (handle, peer, _task) = open(IdleTimeoutLayer::new(60 * SECOND));
+    let first = open(IdleTimeoutLayer::new(60 * SECOND));
     for byte in "one long message\n".chars() {
         sleep(59 * SECOND).await;
-        peer.send(byte.to_string());
+        first.send(byte.to_string());
     }
     idle().await;
-    assert_eq!(peer.output(), "one long message\n");
+    assert_eq!(first.output(), "one long message\n");
 
-    peer.stall();
-    let (handle_2, peer_2, _task_2) = open(IdleTimeoutLayer::outbound(60 * SECOND));
-    peer_2.send("slowly read\n");
+    first.stall();
+    let second = open(IdleTimeoutLayer::outbound(60 * SECOND));
+    second.send("slowly read\n");
     idle().await;
-    peer_2.stall();
-    peer_2.send("slowly read\n");
+    second.stall();
+    second.send("slowly read\n");
     for _ in 0..10 {
         sleep(59 * SECOND).await;
-        peer_2.take(1);
+        second.take(1);
         idle().await;
     }
-    assert!(!handle_2.is_closing());
-    assert!(handle.is_closing(), "the first session received nothing");
+    assert!(!second.handle().is_closing());
+    assert!(
+        first.handle().is_closing(),
+        "the first session received nothing"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -137,11 +132,11 @@ async fn peer_is_not_idle_while_the_session_does_not_read() {
         let session = open(layer);
         // More than the read-ahead limit, so the session must stop reading.
         let more = "no answer\n".repeat(20);
-        session.1.send(format!("sleep 200\n{more}"));
+        session.send(format!("sleep 200\n{more}"));
         sleep(199 * SECOND).await;
-        assert_eq!(session.0.silent_since(), None);
-        assert_eq!(session.0.reading_since(), None);
-        assert!(!session.0.is_closing());
+        assert_eq!(session.handle().silent_since(), None);
+        assert_eq!(session.handle().reading_since(), None);
+        assert!(!session.handle().is_closing());
         closes_after(session, 260).await;
     }
 }
@@ -154,17 +149,17 @@ async fn peer_that_waits_for_its_reply_is_not_idle() {
         IdleTimeoutLayer::activity(60 * SECOND),
     ] {
         let session = open(layer);
-        session.1.send("sleep 90\n");
+        session.send("sleep 90\n");
         sleep(89 * SECOND).await;
         assert!(
-            session.0.reading_since().is_some(),
+            session.handle().reading_since().is_some(),
             "the session reads ahead"
         );
-        assert_eq!(session.0.in_flight(), 1);
-        assert!(!session.0.is_closing());
+        assert_eq!(session.handle().in_flight(), 1);
+        assert!(!session.handle().is_closing());
         sleep(60 * SECOND).await;
         assert!(
-            !session.0.is_closing(),
+            !session.handle().is_closing(),
             "the reply was sent less than the timeout ago"
         );
         closes_after(session, 150).await;
@@ -183,21 +178,24 @@ async fn session_whose_handler_blocks_the_thread_is_not_idle() {
     ] {
         let session = open(layer);
         idle().await;
-        session.1.send("block 90\n");
+        session.send("block 90\n");
         idle().await;
-        assert_eq!(session.1.output(), "block 90\n");
-        assert!(!session.0.is_closing(), "the reply was sent just now");
+        assert_eq!(session.output(), "block 90\n");
+        assert!(
+            !session.handle().is_closing(),
+            "the reply was sent just now"
+        );
         closes_after(session, 150).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn session_that_received_nothing_is_idle_even_if_it_is_polled_late() {
-    let (handle, _peer, task) = open(IdleTimeoutLayer::new(60 * SECOND));
+    let session = open(IdleTimeoutLayer::new(60 * SECOND));
     idle().await;
     advance(90 * SECOND).await;
-    assert_eq!(soon(task).await.unwrap().reason, CloseReason::IdleTimeout);
-    assert_eq!(handle.opened_at().elapsed().as_secs(), 90);
+    assert_eq!(session.closed().await.reason, CloseReason::IdleTimeout);
+    assert_eq!(session.handle().opened_at().elapsed().as_secs(), 90);
 }
 
 #[tokio::test(start_paused = true)]
@@ -209,28 +207,26 @@ async fn time_before_the_session_opens_does_not_count() {
         .layer(SessionLayer::new())
         .service_fn(echo);
     let connection = Connection::new(transport);
-    let handle = connection.handle().clone();
-    let open_guard = handle.delay_open();
+    let open_guard = connection.handle().delay_open();
     sleep(100 * SECOND).await;
-    let task = tokio::spawn(async { stack.oneshot(connection).await.unwrap() });
+    let session = TestSession::start(connection, peer, stack);
     sleep(100 * SECOND).await;
     drop(open_guard);
-    closes_after((handle, peer, task), 260).await;
+    closes_after(session, 260).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn handler_may_continue_after_the_peer_has_finished() {
-    let (_handle, peer, task) = open(IdleTimeoutLayer::new(60 * SECOND));
-    peer.send("sleep 500\n");
-    peer.finish();
-    let closed = soon(task).await.unwrap();
+    let session = open(IdleTimeoutLayer::new(60 * SECOND));
+    session.send("sleep 500\n");
+    session.finish();
+    let closed = session.closed().await;
     assert_eq!(closed.reason, CloseReason::PeerClosed);
-    assert_eq!(peer.output(), "sleep 500\n");
+    assert_eq!(session.output(), "sleep 500\n");
 }
 
 #[tokio::test(start_paused = true)]
 async fn hook_runs_once_per_period_and_does_not_close_the_session() {
-    let (transport, peer) = stream();
     let calls: Arc<Mutex<Vec<_>>> = Arc::default();
     let log = Arc::clone(&calls);
     let stack = ServiceBuilder::new()
@@ -245,9 +241,9 @@ async fn hook_runs_once_per_period_and_does_not_close_the_session() {
         )
         .layer(SessionLayer::new())
         .service_fn(echo);
-    let (handle, _task) = run(transport, stack);
+    let session = TestSession::stream(stack);
     sleep(185 * SECOND).await;
-    peer.send("yes\n");
+    session.send("yes\n");
     sleep(130 * SECOND).await;
     assert_eq!(
         *calls.lock().unwrap(),
@@ -260,10 +256,10 @@ async fn hook_runs_once_per_period_and_does_not_close_the_session() {
         ]
     );
     assert_eq!(
-        peer.output(),
+        session.output(),
         "there?\nthere?\nthere?\nyes\nthere?\nthere?\n"
     );
-    assert!(!handle.is_closing());
+    assert!(!session.handle().is_closing());
 }
 
 #[tokio::test(start_paused = true)]
@@ -291,12 +287,12 @@ async fn hook_may_close_the_session_and_is_not_called_again() {
 
 #[tokio::test(start_paused = true)]
 async fn zero_timeout_closes_at_once_and_the_maximum_never() {
-    let (_handle, _peer, task) = open(IdleTimeoutLayer::any_traffic(Duration::ZERO));
-    assert!(soon(task).await.unwrap().lifetime <= Duration::from_millis(2));
+    let session = open(IdleTimeoutLayer::any_traffic(Duration::ZERO));
+    assert!(session.closed().await.lifetime <= Duration::from_millis(2));
 
     for maximum in [Duration::MAX, Duration::from_secs(u64::MAX / 4)] {
-        let (handle, _peer, _task) = open(IdleTimeoutLayer::any_traffic(maximum));
+        let session = open(IdleTimeoutLayer::any_traffic(maximum));
         sleep(1_000_000 * SECOND).await;
-        assert!(handle.is_open() && !handle.is_closing());
+        assert!(session.handle().is_open() && !session.handle().is_closing());
     }
 }

@@ -14,13 +14,10 @@ use getty::{
     hooks::HandleExt,
     layers::{IntervalLayer, OnOpenLayer},
 };
-use getty_test::stream;
+use getty_test::TestSession;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::{
-    kit::run,
-    support::{echo, lines, panic_message, soon},
-};
+use crate::support::{echo, lines, panic_message, soon};
 
 const PERIOD: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(1);
@@ -52,7 +49,6 @@ impl Log {
 #[tokio::test(start_paused = true)]
 async fn first_run_is_one_period_after_the_open_and_no_run_follows_the_close() {
     for asynchronous in [false, true] {
-        let (transport, peer) = stream();
         let log = Log::new();
         let runs = log.clone();
         let stack = ServiceBuilder::new()
@@ -61,31 +57,31 @@ async fn first_run_is_one_period_after_the_open_and_no_run_follows_the_close() {
                 sleep(Duration::from_secs(7)).await;
                 Ok::<_, BoxError>(())
             }));
-        let (handle, task) = if asynchronous {
+        let session = if asynchronous {
             let interval = IntervalLayer::from_async_fn(PERIOD, move |session: Session<String>| {
                 runs.record();
                 async move { session.send("tick".to_owned()).await.map(drop) }
             });
             let stack = stack.layer(interval).layer(SessionLayer::new());
-            run(transport, stack.service_fn(echo))
+            TestSession::stream(stack.service_fn(echo))
         } else {
             let interval = IntervalLayer::new(PERIOD, move |session: &Session<String>| {
                 runs.record();
                 session.try_send("tick".to_owned())
             });
             let stack = stack.layer(interval).layer(SessionLayer::new());
-            run(transport, stack.service_fn(echo))
+            TestSession::stream(stack.service_fn(echo))
         };
         sleep_until(log.0 + Duration::from_secs(200)).await;
         log.assert(&[67, 127, 187]);
-        assert_eq!(peer.output(), "tick\n".repeat(3));
+        assert_eq!(session.output(), "tick\n".repeat(3));
         sleep_until(log.0 + Duration::from_secs(246)).await;
-        peer.stall();
-        peer.send("unanswered\n");
+        session.stall();
+        session.send("unanswered\n");
         sleep_until(log.0 + Duration::from_millis(246_500)).await;
         // The close drains for five seconds. The next run would fall in that time.
-        handle.close();
-        let closed = soon(task).await.unwrap().unwrap();
+        session.close();
+        let closed = session.closed().await;
         assert!(closed.lifetime > Duration::from_secs(251));
         sleep(10 * PERIOD).await;
         log.assert(&[67, 127, 187]);
@@ -94,11 +90,9 @@ async fn first_run_is_one_period_after_the_open_and_no_run_follows_the_close() {
 
 #[tokio::test(start_paused = true)]
 async fn runs_are_on_time_in_a_busy_session() {
-    let (transport, peer) = stream();
     let log = Log::new();
     let runs = log.clone();
-    let (_handle, _task) = run(
-        transport,
+    let session = TestSession::stream(
         ServiceBuilder::new()
             .layer(CodecLayer::new(lines()))
             .layer(IntervalLayer::new(PERIOD, move |_| {
@@ -109,7 +103,7 @@ async fn runs_are_on_time_in_a_busy_session() {
             .service_fn(echo),
     );
     for _ in 0..400 {
-        peer.send("busy\n");
+        session.send("busy\n");
         sleep(Duration::from_millis(501)).await;
     }
     log.assert(&[60, 120, 180]);
@@ -117,12 +111,10 @@ async fn runs_are_on_time_in_a_busy_session() {
 
 #[tokio::test(start_paused = true)]
 async fn run_longer_than_the_period_does_not_overlap_and_missed_runs_are_skipped() {
-    let (transport, peer) = stream();
     let (starts, ends) = (Log::new(), Log::new());
     let running = Arc::new(AtomicUsize::new(0));
     let (started, ended) = (starts.clone(), ends.clone());
-    let (_handle, _task) = run(
-        transport,
+    let session = TestSession::stream(
         ServiceBuilder::new()
             .layer(CodecLayer::new(lines()))
             .layer(IntervalLayer::from_async_fn(PERIOD, move |_| {
@@ -140,8 +132,8 @@ async fn run_longer_than_the_period_does_not_overlap_and_missed_runs_are_skipped
             .service_fn(echo),
     );
     sleep(Duration::from_secs(100)).await;
-    peer.send("meanwhile\n");
-    assert_eq!(soon(peer.line()).await, "meanwhile");
+    session.send("meanwhile\n");
+    assert_eq!(soon(session.line()).await, "meanwhile");
     sleep_until(starts.0 + Duration::from_secs(400)).await;
     starts.assert(&[60, 240]);
     ends.assert(&[210, 390]);
@@ -151,9 +143,8 @@ async fn run_longer_than_the_period_does_not_overlap_and_missed_runs_are_skipped
 async fn error_is_ignored_unless_closing_on_error_is_set() {
     for closes in [false, true] {
         for asynchronous in [false, true] {
-            let (transport, peer) = stream();
             let stack = ServiceBuilder::new().layer(CodecLayer::new(lines()));
-            let (handle, task) = if asynchronous {
+            let session = if asynchronous {
                 let interval =
                     IntervalLayer::from_async_fn(PERIOD, |_| async { Err::<(), _>("not today") });
                 let interval = if closes {
@@ -162,7 +153,7 @@ async fn error_is_ignored_unless_closing_on_error_is_set() {
                     interval
                 };
                 let stack = stack.layer(interval).layer(SessionLayer::new());
-                run(transport, stack.service_fn(echo))
+                TestSession::stream(stack.service_fn(echo))
             } else {
                 let interval = IntervalLayer::new(PERIOD, |_| Err("not today"));
                 let interval = if closes {
@@ -171,20 +162,20 @@ async fn error_is_ignored_unless_closing_on_error_is_set() {
                     interval
                 };
                 let stack = stack.layer(interval).layer(SessionLayer::new());
-                run(transport, stack.service_fn(echo))
+                TestSession::stream(stack.service_fn(echo))
             };
             sleep(PERIOD / 2).await;
-            peer.send("hello\n");
+            session.send("hello\n");
             sleep(2 * PERIOD).await;
-            assert_eq!(handle.is_closed(), closes);
-            handle.close();
-            let closed = soon(task).await.unwrap().unwrap();
+            assert_eq!(session.handle().is_closed(), closes);
+            session.close();
+            let closed = session.closed().await;
             if closes {
                 assert_eq!(closed.reason, CloseReason::Handler);
                 assert_eq!(closed.source.unwrap().to_string(), "not today");
                 assert!(closed.lifetime < PERIOD + Duration::from_secs(1));
             }
-            assert_eq!(peer.output(), "hello\n");
+            assert_eq!(session.output(), "hello\n");
         }
     }
 }
@@ -215,16 +206,14 @@ async fn panic_of_a_callback_closes_only_its_session() {
             .service_fn(|request: Request<String>| echo(request))
     };
     for asynchronous in [false, true] {
-        let (transport, _peer) = stream();
-        let (bad, bad_task) = run(transport, stack(asynchronous));
-        let (transport, _good_peer) = stream();
-        let (good, _good_task) = run(transport, stack(asynchronous));
-        bad.insert("bad");
-        let closed = soon(bad_task).await.unwrap().unwrap();
+        let bad = TestSession::stream(stack(asynchronous));
+        let good = TestSession::stream(stack(asynchronous));
+        bad.handle().insert("bad");
+        let closed = bad.closed().await;
         assert_eq!(closed.reason, CloseReason::Panicked);
         assert_eq!(panic_message(closed.source.as_ref()), "a bad callback");
         sleep(3 * PERIOD).await;
-        assert!(!good.is_closing());
+        assert!(!good.handle().is_closing());
     }
 }
 
@@ -247,13 +236,12 @@ async fn thousand_sessions_each_run_on_their_own_schedule() {
         .service_fn(echo);
     let mut sessions = Vec::new();
     for _ in 0..1000 {
-        let (transport, peer) = stream();
-        sessions.push((run(transport, stack.clone()), peer));
+        sessions.push(TestSession::stream(stack.clone()));
         sleep(TICK).await;
     }
     sleep_until(log.0 + 2 * PERIOD + PERIOD / 2).await;
     assert_eq!(log.1.lock().unwrap().len(), 2000);
-    for ((handle, _), _) in &sessions {
-        assert!(!handle.is_closing());
+    for session in &sessions {
+        assert!(!session.handle().is_closing());
     }
 }

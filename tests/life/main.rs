@@ -10,7 +10,6 @@ mod handshake_timeout;
 mod heartbeat;
 mod idle_timeout;
 mod interval;
-mod kit;
 mod max_age;
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -31,3 +30,7 @@ mod spawn;
 mod support;
 mod trace;
 mod write_timeout;
+
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use getty::{
-    CloseReason, Closed, Connection, Request, ServiceBuilder, SessionLayer,
+    CloseReason, Connection, Request, ServiceBuilder, SessionLayer,
     layers::{CodecLayer, MaxAgeLayer},
 };
-use getty_test::{Peer, stream};
-use tokio::{task::JoinHandle, time::sleep};
+use getty_test::{TestSession, stream};
+use tokio::time::sleep;
 use tower::ServiceExt;
 
 use crate::{
-    kit::{SECOND, run_session},
+    SECOND,
     support::{Answer, echo, lines, soon},
 };
 
@@ -20,15 +20,13 @@ async fn slow(request: Request<String>) -> Answer {
     echo(request).await
 }
 
-fn open(layer: MaxAgeLayer) -> (Peer, JoinHandle<Closed>) {
-    let (transport, peer) = stream();
+fn open(layer: MaxAgeLayer) -> TestSession {
     let stack = ServiceBuilder::new()
         .layer(layer)
         .layer(CodecLayer::new(lines()))
         .layer(SessionLayer::new())
         .service_fn(slow);
-    let (_, task) = run_session(transport, stack);
-    (peer, task)
+    TestSession::stream(stack)
 }
 
 #[tokio::test(start_paused = true)]
@@ -54,15 +52,15 @@ async fn close_is_graceful_and_the_age_counts_from_accept() {
 
 #[tokio::test(start_paused = true)]
 async fn activity_does_not_postpone_the_close() {
-    let (peer, task) = open(MaxAgeLayer::new(60 * SECOND));
+    let session = open(MaxAgeLayer::new(60 * SECOND));
     let busy = async {
         loop {
-            peer.send("hello\n");
+            session.send("hello\n");
             sleep(5 * SECOND).await;
         }
     };
     let closed = tokio::select! {
-        closed = soon(task) => closed.unwrap(),
+        closed = session.closed() => closed,
         () = busy => unreachable!(),
     };
     assert_eq!(closed.reason, CloseReason::LifetimeExpired);
@@ -74,8 +72,8 @@ async fn jitter_spreads_the_closes_and_none_is_late() {
     let layer = MaxAgeLayer::new(1000 * SECOND).with_jitter(0.5);
     let sessions: Vec<_> = (0..100).map(|_| open(layer.clone())).collect();
     let mut ages = Vec::new();
-    for (_peer, task) in sessions {
-        ages.push(soon(task).await.unwrap().lifetime.as_millis());
+    for session in sessions {
+        ages.push(session.closed().await.lifetime.as_millis());
     }
     assert!(ages.iter().all(|age| (500_000..=1_000_000).contains(age)));
     ages.sort_unstable();
@@ -85,15 +83,15 @@ async fn jitter_spreads_the_closes_and_none_is_late() {
 
 #[tokio::test(start_paused = true)]
 async fn zero_age_closes_at_once_and_the_maximum_never() {
-    let (_peer, task) = open(MaxAgeLayer::new(Duration::ZERO));
-    let closed = soon(task).await.unwrap();
+    let session = open(MaxAgeLayer::new(Duration::ZERO));
+    let closed = session.closed().await;
     assert_eq!(closed.reason, CloseReason::LifetimeExpired);
     assert!(closed.lifetime <= Duration::from_millis(1));
 
     for maximum in [Duration::MAX, Duration::from_secs(u64::MAX / 4)] {
-        let (peer, _task) = open(MaxAgeLayer::new(maximum).with_jitter(0.1));
+        let session = open(MaxAgeLayer::new(maximum).with_jitter(0.1));
         sleep(1_000_000 * SECOND).await;
-        peer.send("hello\n");
-        assert_eq!(soon(peer.line()).await, "hello");
+        session.send("hello\n");
+        assert_eq!(soon(session.line()).await, "hello");
     }
 }

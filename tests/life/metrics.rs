@@ -6,13 +6,10 @@ use getty::{
     CodecLayer, ServiceBuilder, SessionLayer,
     layers::{MessageMetricsLayer, MetricsLayer},
 };
-use getty_test::{Metrics, stream};
+use getty_test::{Metrics, TestSession};
 use tokio::time::sleep;
 
-use crate::{
-    kit::run,
-    support::{echo, lines, soon},
-};
+use crate::support::{echo, lines};
 
 #[tokio::test(start_paused = true)]
 async fn session_counters_are_published_every_ten_seconds_and_at_the_close() {
@@ -28,13 +25,11 @@ async fn session_counters_are_published_every_ten_seconds_and_at_the_close() {
             sleep(Duration::from_secs(1)).await;
             echo(request).await
         });
-    let (one, one_peer) = stream();
-    let (_, one_task) = run(one, stack.clone());
-    let (two, two_peer) = stream();
-    let (two_handle, two_task) = run(two, stack);
+    let one = TestSession::stream(stack.clone());
+    let two = TestSession::stream(stack);
 
-    one_peer.send("hello\n");
-    two_peer.send("hello\n");
+    one.send("hello\n");
+    two.send("hello\n");
     sleep(Duration::from_millis(500)).await;
     assert_eq!(get("connections_opened_total"), 2.0);
     assert_eq!(get("connections_open"), 2.0);
@@ -49,11 +44,11 @@ async fn session_counters_are_published_every_ten_seconds_and_at_the_close() {
     assert_eq!(get("received_messages_total"), 2.0);
     assert_eq!(get("sent_messages_total"), 2.0);
 
-    one_peer.send("bye\n");
-    one_peer.finish();
-    two_handle.close();
-    soon(one_task).await.unwrap().unwrap();
-    soon(two_task).await.unwrap().unwrap();
+    one.send("bye\n");
+    one.finish();
+    two.close();
+    one.closed().await;
+    two.closed().await;
     assert_eq!(get("received_bytes_total"), 16.0);
     assert_eq!(get("sent_messages_total"), 3.0);
     assert_eq!(get("connections_open"), 0.0);

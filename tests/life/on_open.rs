@@ -7,16 +7,13 @@ use std::{
 };
 
 use getty::{
-    BoxError, CloseReason, CodecLayer, Panic, Request, ServiceBuilder, SessionLayer,
+    BoxError, CloseReason, CodecLayer, Connection, Panic, Request, ServiceBuilder, SessionLayer,
     layers::OnOpenLayer,
 };
-use getty_test::{listener, stream};
+use getty_test::{TestSession, listener, stream};
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{
-    kit::run,
-    support::{Answer, echo, idle, lines, soon},
-};
+use crate::support::{Answer, echo, idle, lines, soon};
 
 #[tokio::test(start_paused = true)]
 async fn hook_may_await_its_greeting_and_nothing_is_read_before() {
@@ -25,8 +22,9 @@ async fn hook_may_await_its_greeting_and_nothing_is_read_before() {
     let (hooks, handlers) = (order.clone(), order.clone());
     peer.hold_flush();
     peer.send("early\n");
-    let (handle, task) = run(
-        transport,
+    let session = TestSession::start(
+        Connection::new(transport),
+        peer.clone(),
         ServiceBuilder::new()
             .layer(CodecLayer::new(lines()))
             .layer(OnOpenLayer::new(move |session| {
@@ -52,24 +50,22 @@ async fn hook_may_await_its_greeting_and_nothing_is_read_before() {
         6,
         "nothing is read before the greeting is flushed"
     );
-    assert!(!handle.is_open());
+    assert!(!session.handle().is_open());
     peer.release_flush();
     assert_eq!(soon(peer.lines(2)).await, ["220 welcome", "early"]);
-    assert!(handle.is_open());
+    assert!(session.handle().is_open());
     assert_eq!(*order.lock().unwrap(), ["greeted", "early"]);
-    handle.close();
-    assert_eq!(
-        soon(task).await.unwrap().unwrap().reason,
-        CloseReason::Local
-    );
+    session.close();
+    assert_eq!(session.closed().await.reason, CloseReason::Local);
 }
 
 #[tokio::test(start_paused = true)]
 async fn error_refuses_the_connection_after_a_flush() {
     let (transport, peer) = stream();
     peer.send("never read\n");
-    let (handle, task) = run(
-        transport,
+    let session = TestSession::start(
+        Connection::new(transport),
+        peer.clone(),
         ServiceBuilder::new()
             .layer(CodecLayer::new(lines()))
             .layer(OnOpenLayer::new(|session| async move {
@@ -82,20 +78,18 @@ async fn error_refuses_the_connection_after_a_flush() {
                 Answer::Err("the handler was called".into())
             }),
     );
-    let closed = soon(task).await.unwrap().unwrap();
+    let closed = session.closed().await;
     assert_eq!(closed.reason, CloseReason::Refused);
     assert_eq!(closed.source.unwrap().to_string(), "on the deny list");
     assert_eq!(peer.output(), "554 go away\n");
     assert!(peer.is_shut());
-    assert!(handle.is_closed() && !handle.is_open());
+    assert!(session.handle().is_closed() && !session.handle().is_open());
     assert_eq!(closed.stats.messages_in, 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn panic_of_a_hook_closes_the_connection_with_its_message() {
-    let (transport, peer) = stream();
-    let (_, task) = run(
-        transport,
+    let session = TestSession::stream(
         ServiceBuilder::new()
             .layer(CodecLayer::new(lines()))
             .layer(OnOpenLayer::new(|_| async {
@@ -108,21 +102,19 @@ async fn panic_of_a_hook_closes_the_connection_with_its_message() {
             .layer(SessionLayer::new())
             .service_fn(echo),
     );
-    let closed = soon(task).await.unwrap().unwrap();
+    let closed = session.closed().await;
     assert_eq!(closed.reason, CloseReason::Panicked);
     let source = closed.source.unwrap();
     let panic: &Panic = source.downcast_ref().unwrap();
     assert_eq!(panic.to_string(), "a bad hook");
-    assert!(peer.is_gone());
+    assert!(session.is_gone());
 }
 
 #[tokio::test(start_paused = true)]
 async fn pending_hook_is_dropped_when_the_connection_closes() {
     let resource = Arc::new(());
     let captured = resource.clone();
-    let (transport, peer) = stream();
-    let (handle, task) = run(
-        transport,
+    let session = TestSession::stream(
         ServiceBuilder::new()
             .layer(CodecLayer::new(lines()))
             .layer(OnOpenLayer::new(move |session| {
@@ -137,12 +129,12 @@ async fn pending_hook_is_dropped_when_the_connection_closes() {
             .layer(SessionLayer::new())
             .service_fn(echo),
     );
-    assert_eq!(soon(peer.line()).await, "wait");
+    assert_eq!(soon(session.line()).await, "wait");
     tokio::time::sleep(Duration::from_secs(3600)).await;
-    assert!(!handle.is_closing());
+    assert!(!session.handle().is_closing());
     let start = Instant::now();
-    handle.close_with(CloseReason::HandshakeTimeout);
-    let closed = soon(task).await.unwrap().unwrap();
+    session.handle().close_with(CloseReason::HandshakeTimeout);
+    let closed = session.closed().await;
     assert_eq!(closed.reason, CloseReason::HandshakeTimeout);
     assert!(
         start.elapsed() < Duration::from_millis(10),
@@ -153,7 +145,6 @@ async fn pending_hook_is_dropped_when_the_connection_closes() {
 
 #[tokio::test(start_paused = true)]
 async fn hooks_run_concurrently_and_the_session_waits_for_all() {
-    let (transport, peer) = stream();
     let (first, second) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let wait = |notify: &Arc<Notify>, name: &'static str| {
         let notify = notify.clone();
@@ -166,8 +157,7 @@ async fn hooks_run_concurrently_and_the_session_waits_for_all() {
             }
         })
     };
-    let (handle, _task) = run(
-        transport,
+    let session = TestSession::stream(
         ServiceBuilder::new()
             .layer(CodecLayer::new(lines()))
             .layer(wait(&first, "outer"))
@@ -175,15 +165,18 @@ async fn hooks_run_concurrently_and_the_session_waits_for_all() {
             .layer(SessionLayer::new())
             .service_fn(echo),
     );
-    assert_eq!(soon(peer.lines(2)).await, ["outer starts", "inner starts"]);
+    assert_eq!(
+        soon(session.lines(2)).await,
+        ["outer starts", "inner starts"]
+    );
     second.notify_one();
-    assert_eq!(soon(peer.line()).await, "inner ends");
+    assert_eq!(soon(session.line()).await, "inner ends");
     idle().await;
-    assert!(!handle.is_open());
+    assert!(!session.handle().is_open());
     first.notify_one();
-    assert_eq!(soon(peer.line()).await, "outer ends");
+    assert_eq!(soon(session.line()).await, "outer ends");
     idle().await;
-    assert!(handle.is_open());
+    assert!(session.handle().is_open());
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,11 +10,11 @@ use getty::{
     },
     service_fn,
 };
-use getty_test::{Stream, stream};
+use getty_test::{Stream, TestSession};
 use tower::util::BoxCloneService;
 
 use crate::{
-    kit::{SECOND, run},
+    SECOND,
     support::{echo, idle, lines, soon},
 };
 
@@ -46,17 +46,16 @@ async fn open_session_is_not_counted() {
     let (_, opens) = stacks(&limit);
     let mut sessions = Vec::new();
     for _ in 0..3 {
-        let (transport, peer) = stream();
-        let (handle, task) = run(transport, opens.clone());
+        let session = TestSession::stream(opens.clone());
         idle().await;
         assert_eq!(limit.pending(), 0);
-        sessions.push((handle, task, peer));
+        sessions.push(session);
     }
-    for (handle, task, peer) in sessions {
-        peer.send("hello\n");
-        assert_eq!(soon(peer.line()).await, "hello");
-        handle.close();
-        soon(task).await.unwrap().unwrap();
+    for session in sessions {
+        session.send("hello\n");
+        assert_eq!(soon(session.line()).await, "hello");
+        session.close();
+        session.closed().await;
     }
 }
 
@@ -65,23 +64,22 @@ async fn pending_connection_is_counted_until_it_ends_in_any_way() {
     let limit = PendingLimitLayer::new(1);
     let (silent, opens) = stacks(&limit);
     for is_aborted in [true, false] {
-        let (transport, _peer) = stream();
-        let (_, task) = run(transport, silent.clone());
+        let mut pending = TestSession::stream(silent.clone());
         idle().await;
         assert_eq!(limit.pending(), 1);
 
-        let (transport, refused) = stream();
-        let (handle, second) = run(transport, opens.clone());
-        let error = soon(second).await.unwrap().unwrap_err();
+        let mut refused = TestSession::stream(opens.clone());
+        let error = refused.result().await.unwrap_err();
         assert_eq!(error.downcast_ref::<TooManyPending>().unwrap().limit(), 1);
-        assert_eq!(handle.reason(), Some(CloseReason::Refused));
+        assert_eq!(refused.reason(), Some(CloseReason::Refused));
         assert!(refused.is_gone());
 
         if is_aborted {
-            task.abort();
+            pending.abort();
+            pending.closed().await;
+        } else {
+            assert!(pending.result().await.is_err(), "it ends at its deadline");
         }
-        // Otherwise it ends at its deadline.
-        let _ = soon(task).await;
         assert_eq!(limit.pending(), 0);
     }
 }
@@ -90,24 +88,22 @@ async fn pending_connection_is_counted_until_it_ends_in_any_way() {
 async fn oldest_pending_connection_makes_room_and_open_sessions_stay() {
     let limit = PendingLimitLayer::new(2).with_overflow(Overflow::DropOldest);
     let (silent, opens) = stacks(&limit);
-    let (transport, open) = stream();
-    let (handle, task) = run(transport, opens.clone());
+    let open = TestSession::stream(opens.clone());
     idle().await;
     let mut pending = Vec::new();
     for _ in 0..5 {
-        let (transport, peer) = stream();
-        pending.push((run(transport, silent.clone()), peer));
+        pending.push(TestSession::stream(silent.clone()));
         idle().await;
     }
     assert_eq!(limit.pending(), 2);
-    let closed = pending.iter().map(|((handle, _), _)| handle.reason());
+    let closed = pending.iter().map(TestSession::reason);
     let refused = Some(CloseReason::Refused);
     let expected = [refused.clone(), refused.clone(), refused, None, None];
     assert_eq!(closed.collect::<Vec<_>>(), expected);
-    assert!(pending[0].1.is_gone() && !pending[4].1.is_gone());
+    assert!(pending[0].is_gone() && !pending[4].is_gone());
 
     open.send("hello\n");
     assert_eq!(soon(open.line()).await, "hello");
-    handle.close();
-    soon(task).await.unwrap().unwrap();
+    open.close();
+    open.closed().await;
 }

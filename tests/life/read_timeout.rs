@@ -3,28 +3,26 @@
 use std::time::Duration;
 
 use getty::{
-    CloseReason, Closed, Connection, ConnectionHandle, Request, ServiceBuilder, SessionLayer,
+    CloseReason, Connection, Request, ServiceBuilder, SessionLayer,
     layers::{CodecLayer, HeartbeatLayer, ReadTimeoutLayer},
 };
-use getty_test::{Peer, stream};
-use tokio::{task::JoinHandle, time::sleep};
+use getty_test::{TestSession, stream};
+use tokio::time::sleep;
 use tower::ServiceExt;
 
 use crate::{
-    kit::{SECOND, run_session},
+    SECOND,
     support::{Answer, echo, idle, lines, soon},
 };
 
 /// Runs a session whose frames must be complete within `timeout`.
-fn open(timeout: Duration) -> (ConnectionHandle, Peer, JoinHandle<Closed>) {
-    let (transport, peer) = stream();
+fn open(timeout: Duration) -> TestSession {
     let stack = ServiceBuilder::new()
         .layer(ReadTimeoutLayer::new(timeout))
         .layer(CodecLayer::new(lines()))
         .layer(SessionLayer::new())
         .service_fn(handle);
-    let (handle, task) = run_session(transport, stack);
-    (handle, peer, task)
+    TestSession::stream(stack)
 }
 
 /// Echoes the message. `sleep N` is echoed after N seconds.
@@ -37,28 +35,28 @@ async fn handle(request: Request<String>) -> Answer {
 
 #[tokio::test(start_paused = true)]
 async fn incomplete_frame_closes_the_session() {
-    let (_handle, peer, task) = open(10 * SECOND);
+    let session = open(10 * SECOND);
     sleep(25 * SECOND).await;
-    peer.send("hal");
-    let closed = soon(task).await.unwrap();
+    session.send("hal");
+    let closed = session.closed().await;
     assert_eq!(closed.reason, CloseReason::ReadTimeout);
     assert_eq!(closed.lifetime.as_millis(), 35_000);
-    assert!(peer.is_shut());
+    assert!(session.is_shut());
 }
 
 /// A peer must not be able to keep a frame incomplete by sending slowly
 /// (design.md: Why does a received byte not restart the read timeout?).
 #[tokio::test(start_paused = true)]
 async fn received_byte_does_not_restart_the_timeout() {
-    let (_handle, peer, task) = open(10 * SECOND);
+    let session = open(10 * SECOND);
     let send_slowly = async {
         loop {
             sleep(SECOND).await;
-            peer.send("a");
+            session.send("a");
         }
     };
     let closed = tokio::select! {
-        closed = soon(task) => closed.unwrap(),
+        closed = session.closed() => closed,
         () = send_slowly => unreachable!(),
     };
     assert_eq!(closed.reason, CloseReason::ReadTimeout);
@@ -67,35 +65,35 @@ async fn received_byte_does_not_restart_the_timeout() {
 
 #[tokio::test(start_paused = true)]
 async fn timeout_counts_for_each_frame_separately() {
-    let (handle, peer, task) = open(10 * SECOND);
+    let session = open(10 * SECOND);
     for _ in 0..10 {
         // Each send completes a frame and starts the next.
-        peer.send("st\nfir");
+        session.send("st\nfir");
         sleep(9 * SECOND).await;
     }
-    assert!(!handle.is_closing());
-    let closed = soon(task).await.unwrap();
+    assert!(!session.handle().is_closing());
+    let closed = session.closed().await;
     assert_eq!(closed.lifetime.as_secs(), 9 * 9 + 10);
 }
 
 #[tokio::test(start_paused = true)]
 async fn peer_may_be_silent_between_frames() {
-    let (handle, peer, _task) = open(10 * SECOND);
+    let session = open(10 * SECOND);
     for _ in 0..5 {
-        peer.send("whole\n");
+        session.send("whole\n");
         sleep(1000 * SECOND).await;
     }
-    assert!(!handle.is_closing());
-    assert_eq!(handle.stats().messages_out, 5);
+    assert!(!session.handle().is_closing());
+    assert_eq!(session.handle().stats().messages_out, 5);
 }
 
 #[tokio::test(start_paused = true)]
 async fn timeout_pauses_while_a_frame_waits_for_a_handler() {
-    let (handle, peer, task) = open(10 * SECOND);
-    peer.send("sleep 100\nhal");
+    let session = open(10 * SECOND);
+    session.send("sleep 100\nhal");
     sleep(105 * SECOND).await;
-    assert!(!handle.is_closing());
-    let closed = soon(task).await.unwrap();
+    assert!(!session.handle().is_closing());
+    let closed = session.closed().await;
     assert_eq!(closed.reason, CloseReason::ReadTimeout);
     assert_eq!(closed.lifetime.as_secs(), 110);
 }
@@ -124,21 +122,21 @@ async fn timeout_restarts_for_a_frame_after_a_pong() {
 
 #[tokio::test(start_paused = true)]
 async fn zero_timeout_closes_on_an_incomplete_frame_and_the_maximum_never() {
-    let (handle, peer, task) = open(Duration::ZERO);
-    peer.send("whole\n");
+    let session = open(Duration::ZERO);
+    session.send("whole\n");
     sleep(SECOND).await;
-    assert!(!handle.is_closing());
-    peer.send("hal");
-    let closed = soon(task).await.unwrap();
+    assert!(!session.handle().is_closing());
+    session.send("hal");
+    let closed = session.closed().await;
     assert_eq!(closed.lifetime.as_secs(), 1);
 
     for maximum in [Duration::MAX, Duration::from_secs(u64::MAX / 4)] {
-        let (handle, peer, _task) = open(maximum);
-        peer.send("hal");
+        let session = open(maximum);
+        session.send("hal");
         sleep(1_000_000 * SECOND).await;
-        peer.send("f\n");
+        session.send("f\n");
         idle().await;
-        assert_eq!(peer.output(), "half\n");
-        assert!(!handle.is_closing());
+        assert_eq!(session.output(), "half\n");
+        assert!(!session.handle().is_closing());
     }
 }

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 use tower::ServiceExt;
 
 use crate::{
-    kit::SECOND,
+    SECOND,
     support::{Answer, idle, lines, soon},
 };
 

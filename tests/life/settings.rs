@@ -14,14 +14,15 @@ use getty::{
     layers::{CodecLayer, HeartbeatLayer, IdleTimeoutLayer, OnOpenLayer, ReadTimeoutLayer},
     transport::Framing,
 };
-use getty_test::{Peer, Stream, messages, stream};
+use getty_test::{Peer, Stream, TestSession, messages, stream};
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},
 };
+use tower::ServiceExt;
 
 use crate::{
-    kit::{SECOND, run_session},
+    SECOND,
     support::{Answer, connector, idle, lines, soon},
 };
 
@@ -118,6 +119,17 @@ impl Case {
     }
 }
 
+fn served<T: Transport + Send + 'static>(
+    transport: T,
+    times: Times,
+) -> (ConnectionHandle, JoinHandle<Closed>) {
+    let connection = Connection::new(transport);
+    let handle = connection.handle().clone();
+    let session = server(times).oneshot(connection);
+    let task = tokio::spawn(async { session.await.map_err(Into::<BoxError>::into).unwrap() });
+    (handle, task)
+}
+
 async fn connected<T: Transport + Send + 'static>(
     transport: T,
     times: Times,
@@ -143,14 +155,14 @@ async fn case(name: &'static str, times: Times) -> Case {
     let ((handle, task), peer) = if transport == "stream" {
         let (transport, peer) = stream();
         let open = match role {
-            "server" => run_session(transport, server(times)),
+            "server" => served(transport, times),
             _ => connected(transport, times).await,
         };
         (open, Client::Stream(peer))
     } else {
         let (transport, peer) = messages(Framing::Messages);
         let open = match role {
-            "server" => run_session(transport, server(times)),
+            "server" => served(transport, times),
             _ => connected(transport, times).await,
         };
         (open, Client::Messages(peer))
@@ -312,15 +324,13 @@ async fn heartbeat_of_zero_is_one_each_millisecond() {
     }
 }
 
-fn idle_stack(layer: IdleTimeoutLayer) -> (ConnectionHandle, Peer, JoinHandle<Closed>) {
-    let (transport, peer) = stream();
+fn idle_stack(layer: IdleTimeoutLayer) -> TestSession {
     let stack = ServiceBuilder::new()
         .layer(layer)
         .layer(CodecLayer::new(lines()))
         .layer(SessionLayer::new())
         .service_fn(set);
-    let (handle, task) = run_session(transport, stack);
-    (handle, peer, task)
+    TestSession::stream(stack)
 }
 
 #[tokio::test(start_paused = true)]
@@ -343,10 +353,10 @@ async fn each_kind_of_idle_timeout_is_set_by_its_function() {
     ];
     for (n, (layer, _)) in kinds.iter().enumerate() {
         for (m, (_, set)) in kinds.iter().enumerate() {
-            let (handle, _peer, task) = idle_stack(layer.clone());
-            soon(handle.opened()).await;
-            assert_eq!(set(&handle, 7 * SECOND), n == m);
-            let closed = soon(task).await.unwrap();
+            let session = idle_stack(layer.clone());
+            soon(session.handle().opened()).await;
+            assert_eq!(set(session.handle(), 7 * SECOND), n == m);
+            let closed = session.closed().await;
             assert_eq!(closed.reason, CloseReason::IdleTimeout);
             assert_eq!(closed.lifetime.as_secs(), if n == m { 7 } else { 60 });
         }
@@ -357,7 +367,6 @@ async fn each_kind_of_idle_timeout_is_set_by_its_function() {
 async fn stacked_layers_of_a_kind_all_get_the_time() {
     let calls = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&calls);
-    let (transport, _peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(IdleTimeoutLayer::new(MINUTE))
         .layer(CodecLayer::new(lines()))
@@ -368,11 +377,11 @@ async fn stacked_layers_of_a_kind_all_get_the_time() {
         ))
         .layer(SessionLayer::new())
         .service_fn(set);
-    let (handle, task) = run_session(transport, stack);
-    soon(handle.opened()).await;
+    let session = TestSession::stream(stack);
+    soon(session.handle().opened()).await;
     sleep(20 * SECOND).await;
-    assert!(IdleTimeoutLayer::set(&handle, 5 * SECOND));
-    let closed = soon(task).await.unwrap();
+    assert!(IdleTimeoutLayer::set(session.handle(), 5 * SECOND));
+    let closed = session.closed().await;
     assert_eq!(closed.lifetime.as_secs(), 20);
     assert!(calls.lock().unwrap().len() <= 1);
 }
@@ -381,7 +390,6 @@ async fn stacked_layers_of_a_kind_all_get_the_time() {
 async fn hook_of_an_idle_session_may_set_the_time_for_its_next_call() {
     let calls = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&calls);
-    let (transport, _peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))
         .layer(IdleTimeoutLayer::new(10 * SECOND).with_hook(
@@ -395,31 +403,30 @@ async fn hook_of_an_idle_session_may_set_the_time_for_its_next_call() {
         ))
         .layer(SessionLayer::new())
         .service_fn(set);
-    let (_handle, task) = run_session(transport, stack);
-    soon(task).await.unwrap();
+    let session = TestSession::stream(stack);
+    session.closed().await;
     assert_eq!(*calls.lock().unwrap(), [(10, 1), (13, 2), (16, 3)]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn setting_without_its_layer_changes_nothing_and_returns_false() {
-    let (handle, peer, _task) = idle_stack(IdleTimeoutLayer::new(MINUTE));
+    let session = idle_stack(IdleTimeoutLayer::new(MINUTE));
     for line in ["read 1", "beat 1", "outbound 1", "any 1", "activity 1"] {
-        peer.send(format!("{line}\n"));
-        assert_eq!(soon(peer.line()).await, "false");
+        session.send(format!("{line}\n"));
+        assert_eq!(soon(session.line()).await, "false");
     }
-    assert!(!handle.set_max_frame(1));
+    assert!(!session.handle().set_max_frame(1));
     sleep(50 * SECOND).await;
-    assert_eq!(handle.reason(), None);
+    assert_eq!(session.handle().reason(), None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn setting_of_a_closed_session_changes_nothing_and_returns_false() {
     let results = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&results);
-    let (transport, _peer) = stream();
-    let (handle, task) = run_session(transport, server(NEVER));
-    let inside = handle.clone();
-    handle.add_close_callback("test", 1, move |_| {
+    let session = TestSession::stream(server(NEVER));
+    let inside = session.handle().clone();
+    session.handle().add_close_callback("test", 1, move |_| {
         let set = [
             IdleTimeoutLayer::set(&inside, SECOND),
             ReadTimeoutLayer::set(&inside, SECOND),
@@ -427,18 +434,20 @@ async fn setting_of_a_closed_session_changes_nothing_and_returns_false() {
         ];
         log.lock().unwrap().extend(set);
     });
-    soon(handle.opened()).await;
-    handle.close();
-    assert!(!IdleTimeoutLayer::set(&handle, SECOND), "while it closes");
-    soon(task).await.unwrap();
+    soon(session.handle().opened()).await;
+    session.handle().close();
+    assert!(
+        !IdleTimeoutLayer::set(session.handle(), SECOND),
+        "while it closes"
+    );
+    session.closed().await;
     assert_eq!(*results.lock().unwrap(), [false; 3]);
-    assert!(!IdleTimeoutLayer::set(&handle, SECOND));
-    handle.recheck();
+    assert!(!IdleTimeoutLayer::set(session.handle(), SECOND));
+    session.handle().recheck();
 }
 
 #[tokio::test(start_paused = true)]
 async fn open_hook_sets_the_timeouts_before_the_session_opens() {
-    let (transport, peer) = stream();
     let stack = ServiceBuilder::new()
         .layer(IdleTimeoutLayer::new(Duration::MAX))
         .layer(CodecLayer::new(lines()))
@@ -451,10 +460,10 @@ async fn open_hook_sets_the_timeouts_before_the_session_opens() {
         }))
         .layer(SessionLayer::new())
         .service_fn(set);
-    let (handle, task) = run_session(transport, stack);
-    assert!(soon(handle.opened()).await);
-    peer.send("hello\n");
-    let closed = soon(task).await.unwrap();
+    let session = TestSession::stream(stack);
+    assert!(soon(session.handle().opened()).await);
+    session.send("hello\n");
+    let closed = session.closed().await;
     assert_eq!(closed.reason, CloseReason::IdleTimeout);
     assert_eq!(closed.lifetime.as_secs(), 25);
 }
@@ -462,7 +471,6 @@ async fn open_hook_sets_the_timeouts_before_the_session_opens() {
 /// A recheck must not run what another layer has scheduled for later.
 #[tokio::test(start_paused = true)]
 async fn recheck_runs_no_deadline_that_is_not_due() {
-    let (transport, _peer) = stream();
     let runs = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&runs);
     let stack = ServiceBuilder::new()
@@ -476,11 +484,11 @@ async fn recheck_runs_no_deadline_that_is_not_due() {
             connection
         })
         .service(server(NEVER));
-    let (handle, _task) = run_session(transport, stack);
-    soon(handle.opened()).await;
+    let session = TestSession::stream(stack);
+    soon(session.handle().opened()).await;
     for _ in 0..5 {
         sleep(SECOND).await;
-        handle.recheck();
+        session.handle().recheck();
         idle().await;
     }
     assert!(runs.lock().unwrap().is_empty());
@@ -494,7 +502,7 @@ async fn recheck_runs_no_deadline_that_is_not_due() {
 async fn session_that_sleeps_is_woken_by_a_setting_of_another_thread() {
     for round in 0..300_u32 {
         let (transport, peer) = stream();
-        let (handle, task) = run_session(transport, server(NEVER));
+        let (handle, task) = served(transport, NEVER);
         assert!(handle.opened().await);
         if round % 2 == 0 {
             peer.send("hello\n");
@@ -521,7 +529,7 @@ async fn session_that_sleeps_is_woken_by_a_setting_of_another_thread() {
 async fn last_of_many_concurrent_settings_holds() {
     for _ in 0..100 {
         let (transport, peer) = stream();
-        let (handle, task) = run_session(transport, server(NEVER));
+        let (handle, task) = served(transport, NEVER);
         assert!(handle.opened().await);
         let setter = {
             let handle = handle.clone();

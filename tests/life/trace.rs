@@ -4,12 +4,9 @@ use getty::{
     BoxError, CodecLayer, Connection, Request, ServiceBuilder, SessionLayer,
     layers::{MessageTraceLayer, TraceLayer},
 };
-use getty_test::{Log, LogEvent, stream};
+use getty_test::{Log, LogEvent, TestSession};
 
-use crate::{
-    kit::run,
-    support::{echo, lines, soon},
-};
+use crate::support::{echo, lines, soon};
 
 /// Returns each event as the names of its spans and its text.
 fn lines_of(log: &Log) -> Vec<String> {
@@ -28,9 +25,7 @@ fn lines_of(log: &Log) -> Vec<String> {
 #[tokio::test(start_paused = true)]
 async fn event_of_a_handler_is_inside_the_spans_of_its_message_and_connection() {
     let log = Log::capture();
-    let (transport, peer) = stream();
-    let (handle, task) = run(
-        transport,
+    let session = TestSession::stream(
         ServiceBuilder::new()
             .layer(TraceLayer::new())
             .layer(CodecLayer::new(lines()))
@@ -45,12 +40,14 @@ async fn event_of_a_handler_is_inside_the_spans_of_its_message_and_connection() 
                 echo(request).await
             }),
     );
-    handle.add_close_callback("test", 0, |_| tracing::info!("a callback"));
-    peer.send("hello\n");
-    assert_eq!(soon(peer.line()).await, "hello");
+    session
+        .handle()
+        .add_close_callback("test", 0, |_| tracing::info!("a callback"));
+    session.send("hello\n");
+    assert_eq!(soon(session.line()).await, "hello");
     tracing::info!("elsewhere");
-    peer.send("fail\n");
-    soon(task).await.unwrap().unwrap();
+    session.send("fail\n");
+    session.closed().await;
     assert_eq!(
         lines_of(&log),
         [
@@ -74,9 +71,7 @@ async fn name_that_is_set_after_the_open_is_recorded_in_the_span() {
         let names = spans.iter().flat_map(|span| span.recorded("name"));
         names.map(str::to_owned).collect()
     };
-    let (transport, peer) = stream();
-    let (handle, task) = run(
-        transport,
+    let session = TestSession::stream(
         ServiceBuilder::new()
             .map_request(|connection: Connection<_>| {
                 // In the span from its beginning.
@@ -93,19 +88,19 @@ async fn name_that_is_set_after_the_open_is_recorded_in_the_span() {
                 echo(request).await
             }),
     );
-    peer.send("hello\n");
-    soon(peer.line()).await;
+    session.send("hello\n");
+    soon(session.line()).await;
     assert!(names().is_empty());
-    peer.send("LOGIN ada\nhello\n");
-    soon(peer.lines(2)).await;
+    session.send("LOGIN ada\nhello\n");
+    soon(session.lines(2)).await;
     assert_eq!(names(), ["ada"]);
-    peer.send("hello\n");
-    soon(peer.line()).await;
+    session.send("hello\n");
+    soon(session.line()).await;
     assert_eq!(names(), ["ada"]);
     // From another task: at the latest before the close event.
-    handle.set_name("eve");
-    handle.close();
-    soon(task).await.unwrap().unwrap();
+    session.handle().set_name("eve");
+    session.handle().close();
+    session.closed().await;
     assert_eq!(names(), ["ada", "eve"]);
 }
 

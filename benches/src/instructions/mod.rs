@@ -11,6 +11,7 @@ use std::fmt;
 use crate::workload::{
     broadcast::{Broadcast, Carrier, Kind},
     calls::Caller,
+    cluster,
     echo::{Loop, Prepared},
     handlers,
     layers::{self, LayerStack},
@@ -110,6 +111,7 @@ pub fn scenarios() -> Vec<Scenario> {
     all.extend(layers());
     all.extend(calls());
     all.extend(broadcasts());
+    all.extend(clusters());
     all.extend(connections::scenarios());
     all.extend(codecs::scenarios());
     all
@@ -194,6 +196,16 @@ fn broadcasts() -> impl Iterator<Item = Scenario> {
             let connections = usize::try_from(CONNECTIONS).expect("the number is small");
             let broadcast = Broadcast::new(kind, Carrier::Sink, connections, 1024);
             broadcast.send(deliveries / CONNECTIONS, 1);
+        })
+    })
+}
+
+/// A message with a cluster and without one, whose bus has no server.
+fn clusters() -> impl Iterator<Item = Scenario> {
+    cluster::Kind::ALL.into_iter().map(|kind| {
+        Scenario::new(kind.name(), Checked, move |messages| {
+            let messages = usize::try_from(messages).expect("the number is small");
+            cluster::Node::new(kind).run(messages);
         })
     })
 }

@@ -4,6 +4,7 @@
 
 pub mod broadcast;
 pub mod calls;
+pub mod cluster;
 pub mod echo;
 pub mod handlers;
 pub mod layers;

@@ -5,6 +5,7 @@
 //! harness has a thread that can allocate at any time. Each figure is therefore the minimum of
 //! several attempts.
 
+mod cluster;
 mod formats;
 mod sending;
 mod sockets;
@@ -71,6 +72,7 @@ fn a_message_allocates_nothing() {
     sending::allocates_nothing::<WebSocket>();
     sockets::allocate_nothing();
     formats::allocate_nothing();
+    cluster::allocates_as_a_broadcast_does();
 }
 
 /// Checks each layer and handler. Layers whose documentation mentions allocations may allocate.

@@ -75,9 +75,14 @@ const WRONG_SEQUENCE: [u64; 2] = [10071, 10164];
 /// A user of the server needs permissions for `getty.<namespace>.>` and `_INBOX.>`, and for
 /// claims `$JS.API.>` and `$KV.<bucket>.>`.
 ///
-/// The client library holds some 5 KB for each subscription. A node with more than some 10,000
-/// topics should distribute them over [buckets](crate::TopicsBuilder::with_buckets). With 1,024
-/// of them, a node with 100,000 topics needs 52 MiB, and without them 552 MiB.
+/// The connection for topics uses a codec of this crate. It needs less CPU time than the client
+/// library. A topic of a node takes 658 bytes, including 398 for
+/// [`Topics`](getty_layers::Topics). A frame that follows another one within a millisecond waits
+/// until that time is over, so that both share a write. A bus [with
+/// options](Self::with_options), or whose servers require TLS, uses the client library instead. It
+/// holds some 5 KB for each subscription. A node with more than some 10,000 topics should then
+/// distribute them over [buckets](crate::TopicsBuilder::with_buckets). In 1,024 buckets,
+/// 100,000 topics take 59 MiB.
 ///
 /// ```no_run
 /// use getty_cluster::{Cluster, bus::Nats};
@@ -134,8 +139,9 @@ impl Nats {
         })))
     }
 
-    /// Sets a function that returns the options of each connection, for credentials and TLS. The
-    /// bus sets the options for names, probes, queues and reconnects itself.
+    /// Sets a function that returns the options of each connection, for certificates and for
+    /// credentials that a URL cannot have. The bus sets the options for names, probes, queues and
+    /// reconnects itself. Both connections then use the client library; see [`Nats`].
     ///
     /// # Panics
     ///

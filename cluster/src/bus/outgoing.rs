@@ -205,12 +205,11 @@ impl Outgoing {
         }
     }
 
-    /// Waits until there are frames, and moves up to `max` of them to the end of `to`. One task at a
-    /// time may wait.
+    /// Waits for frames and appends up to `max` frames to `to`. One task at a time may wait.
     ///
-    /// Frames that follow a batch within a millisecond are collected, unless there are `max` of
-    /// them. A wake and a write for each of them would cost more than the frames. The first frame
-    /// after that time does not wait.
+    /// Frames that follow a batch within a millisecond are collected, but no more than `max`. A
+    /// wake and a write for each frame would cost more than the frame. The first frame after that
+    /// time does not wait.
     ///
     /// # Cancel safety
     ///
@@ -221,7 +220,7 @@ impl Outgoing {
             state.quiet > 0 && state.frames.len() <= state.quiet
         };
         if pauses {
-            // An error is the end of that time.
+            // It fails when the time is over.
             let _ = timeout(PAUSE, self.pushed.notified()).await;
         }
         self.lock().quiet = 0;

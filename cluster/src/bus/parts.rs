@@ -34,8 +34,7 @@ pub(super) struct Parts {
     pub(super) control: Part,
     /// Time of the last probe in nanoseconds, or 0.
     probe: AtomicU64,
-    /// Queue of the messages of topics instead of that of `data`, for a bus that writes them
-    /// itself.
+    /// Replaces the queue of `data`, for a bus with its own codec.
     #[cfg(feature = "nats")]
     pub(super) writes: Writes,
     /// `true` while that queue is used.
@@ -85,6 +84,7 @@ impl Parts {
     }
 
     /// Waits until the server has handled what was sent before, for a short time.
+    #[cfg(feature = "nats")]
     pub(super) async fn handled(&self) {
         self.drained().await;
         self.control.wanted.touch();

@@ -244,8 +244,8 @@ impl Shared {
         let (sink, lost) = (Arc::clone(sink), Arc::clone(lost));
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(TIMEOUT))
-            // The probes find a connection without answers. A timeout of its own would end one
-            // that was fine all the time, after the process was stopped.
+            // The probes find a connection without answers. A timeout of the client would also end
+            // one that works, after the process was stopped.
             .set_response_timeout(None)
             .set_push_sender(move |push: PushInfo| {
                 match push.kind {

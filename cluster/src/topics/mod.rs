@@ -266,7 +266,7 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> ClusterTopics<K, Out> {
         let bus = shared
             .sequences
             .next(&key, subject, |subject, sequence, is_fresh| {
-                let mut frame = buffer.0.split();
+                let mut frame = buffer.next();
                 Header::set_numbers(&mut frame, shared.inner.next_number(), sequence, is_fresh);
                 shared.inner.bus.publish(subject, frame.freeze())
             });
@@ -456,13 +456,26 @@ impl Buffer {
     }
 }
 
+impl Buffer {
+    /// Returns what was written, and keeps the rest of the block.
+    fn next(&mut self) -> BytesMut {
+        if self.0.len() > Self::BLOCK {
+            // Such a frame has its whole block.
+            return mem::take(&mut self.0);
+        }
+        self.0.split()
+    }
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // Of a form that has panicked.
+        // Of a form that has failed.
         self.0.clear();
         let buffer = mem::take(&mut self.0);
-        // At the end of a thread it is dropped.
-        let _ = BUFFER.try_with(|cell| cell.set(buffer));
+        if buffer.capacity() <= 2 * Self::BLOCK {
+            // At the end of a thread it is dropped.
+            let _ = BUFFER.try_with(|cell| cell.set(buffer));
+        }
     }
 }
 
@@ -583,5 +596,42 @@ impl<K: Key, Out> fmt::Debug for ClusterTopics<K, Out> {
             .field("name", &self.shared.name)
             .field("local", &self.shared.topics)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thread_keeps_a_block_and_no_long_frame() {
+        let kept = || {
+            BUFFER.with(|cell| {
+                let buffer = cell.take();
+                let capacity = buffer.capacity();
+                cell.set(buffer);
+                capacity
+            })
+        };
+        let write = |len: usize| {
+            let mut buffer = Buffer::take();
+            buffer.0.put_bytes(7, len);
+            buffer
+        };
+        assert_eq!(write(100).next(), [7; 100][..]);
+        assert_eq!(kept(), Buffer::BLOCK - 100);
+        // a frame that waits while the next one is written
+        let waits = write(200).next();
+        assert_eq!(write(300).next(), [7; 300][..]);
+        assert_eq!(waits, [7; 200][..]);
+        assert_eq!(kept(), Buffer::BLOCK - 600);
+        assert_eq!(write(100_000).next().len(), 100_000);
+        assert_eq!(kept(), 0);
+        // a form that has failed
+        drop(write(100_000));
+        assert_eq!(kept(), 0);
+        drop(write(100));
+        assert_eq!(write(0).0.len(), 0);
+        assert_eq!(kept(), Buffer::BLOCK);
     }
 }

@@ -20,6 +20,7 @@ contract! {
         of_any_number_of_simultaneous_logins_exactly_one_stays,
         store_that_is_away_admits_or_refuses_and_is_reconciled_later,
         session_that_loses_a_unique_name_stays_open_and_is_reported,
+        of_any_number_of_simultaneous_claims_of_a_free_name_one_succeeds,
         names_of_a_session_are_released_one_by_one,
         login_of_a_session_that_closes_meanwhile_leaves_no_claim,
         session_that_claims_its_name_again_keeps_it,
@@ -230,6 +231,35 @@ async fn unique_name_of_a_node_that_was_cut_off_is_lost_and_its_session_stays_op
     until(|| lost.lock().unwrap().len() == 1).await;
     assert_eq!((first.session.reason(), others.len()), (None, 0));
     assert_eq!((second.session.reason(), names.len()), (None, 1));
+}
+
+async fn of_any_number_of_simultaneous_claims_of_a_free_name_one_succeeds(net: Net) {
+    let nodes: [Node; 3] = net.nodes().await;
+    let (hook, lost) = lost_names();
+    let hook = Arc::new(hook);
+    let names = nodes.each_ref().map(|node| {
+        let hook = Arc::clone(&hook);
+        let builder = node.claims_builder("names");
+        builder.with_lost_hook(move |lost| hook(lost)).build()
+    });
+    let guests: Vec<_> = (0..60).map(|_| Guest::new()).collect();
+    let claims = guests.iter().enumerate().map(async |(n, guest)| {
+        let name = format!("name {}", n % 5);
+        let result = names[n / 5 % 3].take_free(&name, &guest.session).await;
+        let is_lost = matches!(result, Err(ClaimError::Taken | ClaimError::Contended));
+        assert!(result.is_ok() || is_lost, "{result:?}");
+        result.is_ok().then_some(name)
+    });
+    let taken = futures_util::future::join_all(claims).await;
+    let mut taken: Vec<_> = taken.into_iter().flatten().collect();
+    taken.sort();
+    // All may have lost against each other, but no two have it.
+    let count = taken.len();
+    taken.dedup();
+    assert_eq!(taken.len(), count);
+    assert!(count > 0 && lost.lock().unwrap().is_empty());
+    assert_eq!(names.iter().map(Claims::len).sum::<usize>(), count);
+    assert!(guests.iter().all(|guest| guest.session.reason().is_none()));
 }
 
 async fn names_of_a_session_are_released_one_by_one(net: Net) {

@@ -1,4 +1,4 @@
-//! The same tests over servers, all at once, each with a namespace of its own.
+//! The same tests over servers, all at once, each with a separate namespace.
 
 use std::{collections::HashMap, pin::Pin, time::Instant};
 

@@ -9,3 +9,4 @@ mod processes;
 mod proxy;
 mod secure;
 mod server;
+mod wire;

@@ -267,4 +267,5 @@ fn report(cluster: &Cluster, publisher: &Publisher, members: &mut [Member]) {
     println!("@ note {:?}", cluster.snapshot());
     println!("@ subscriptions {}", cluster.snapshot().subscriptions);
     println!("@ nodes {}", cluster.nodes().len());
+    println!("@ disconnects {}", cluster.snapshot().disconnects);
 }

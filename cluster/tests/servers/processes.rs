@@ -64,6 +64,7 @@ struct Report {
     open: HashMap<String, u64>,
     subscriptions: usize,
     nodes: usize,
+    disconnects: u64,
     /// The counters of the node.
     note: String,
 }
@@ -132,6 +133,7 @@ impl Node {
                 "open" => drop(report.open.insert(words[1].to_owned(), number(2))),
                 "subscriptions" => report.subscriptions = index(1),
                 "nodes" => report.nodes = index(1),
+                "disconnects" => report.disconnects = number(1),
                 "note" => report.note = line,
                 "end" => return report,
                 other => panic!("{other}"),
@@ -382,7 +384,22 @@ fn logins(run: &mut Run) {
     );
 }
 
+/// A node that was stopped without much to read goes on with its connections.
+fn connections_survive_a_pause(run: &mut Run) {
+    let disconnects = |run: &mut Run| run.nodes[1].report().disconnects;
+    let before = disconnects(run);
+    run.nodes[1].signal("STOP");
+    pause(15.0);
+    run.nodes[1].signal("CONT");
+    // Longer than a probe and its answer.
+    pause(7.0);
+    assert_eq!(disconnects(run), before, "a connection has ended");
+    run.together();
+    run.account("SIGSTOP of a quiet node for 15 s");
+}
+
 fn faults_of_long_runs(run: &mut Run) {
+    connections_survive_a_pause(run);
     run.rounds_and(|run| {
         run.nodes[1].signal("STOP");
         pause(15.0);

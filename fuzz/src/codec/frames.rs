@@ -9,7 +9,7 @@ use getty::{
     handler::{Opcode, Packet},
 };
 
-use super::{Class, Decoded, decode, decode_in_place, encode_in_place, same};
+use super::{Class, Decoded, Next, decode, decode_in_place, encode_in_place, same};
 use crate::kit::{Input, same_for_all_pieces};
 
 /// Settings of a header.
@@ -93,7 +93,7 @@ impl Header {
     }
 
     /// Returns the first payload with the rest of the stream. `None` is the end of the stream.
-    pub(crate) fn next(self, stream: &[u8]) -> Option<(Result<&[u8], String>, &[u8])> {
+    pub(crate) fn next(self, stream: &[u8]) -> Next<'_> {
         if stream.is_empty() {
             return None;
         }
@@ -160,7 +160,7 @@ pub(crate) fn class(error: &LengthDelimitedError) -> Class {
 }
 
 fn to_vec<C>(_: &mut C, bytes: Bytes) -> Vec<u8> {
-    bytes.to_vec()
+    bytes.into()
 }
 
 pub(crate) fn codec_length_delimited(data: &[u8]) {
@@ -195,7 +195,7 @@ pub(crate) fn codec_length_delimited(data: &[u8]) {
         assert!(
             stream.len() > header.max
                 || header.width != FieldWidth::U64
-                || header.skip != None
+                || header.skip.is_some()
                 || header.adjustment != 0
         );
     }

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use getty::codec::{self, Encoder, LinesError};
 
-use super::{Class, Decoded, decode, decode_in_place, encode_in_place, same};
+use super::{Class, Decoded, Next, decode, decode_in_place, encode_in_place, same};
 use crate::kit::{Input, same_for_all_pieces};
 
 /// Settings of the codec.
@@ -38,7 +38,7 @@ impl Lines {
     }
 
     /// Returns the first line with the rest of the stream. `None` is the end or an error of it.
-    pub(crate) fn next(self, stream: &[u8]) -> Option<(Result<&[u8], String>, &[u8])> {
+    pub(crate) fn next(self, stream: &[u8]) -> Next<'_> {
         let too_long = || Some((Err("too long".to_owned()), &[][..]));
         let bare = |line: &'_ [u8]| line.len() - usize::from(line.last() == Some(&b'\r'));
         if let Some(at) = stream.iter().position(|byte| *byte == b'\n') {

@@ -37,10 +37,21 @@ pub(crate) fn inflate(input: &[u8], zlib: bool, max: usize) -> (Vec<u8>, Ending)
     output.truncate(written);
     let ending = match status {
         _ if written > max => Ending::TooLong,
+        // miniz_oxide does not check it where libFuzzer sets `cfg(fuzzing)`.
+        TINFLStatus::Done if zlib && !has_checksum(&input[..read], &output) => Ending::Corrupt,
         TINFLStatus::Done => Ending::Done(read),
         TINFLStatus::NeedsMoreInput => Ending::Open,
         TINFLStatus::HasMoreOutput => Ending::TooLong,
         _ => Ending::Corrupt,
     };
     (output, ending)
+}
+
+/// Returns `true` if a stream of zlib ends with the checksum of its content.
+fn has_checksum(stream: &[u8], plain: &[u8]) -> bool {
+    let (one, sum) = plain.iter().fold((1_u32, 0_u32), |(one, sum), byte| {
+        let one = (one + u32::from(*byte)) % 65_521;
+        (one, (sum + one) % 65_521)
+    });
+    stream.ends_with(&(sum << 16 | one).to_be_bytes())
 }

@@ -43,7 +43,7 @@ impl<'a> Input<'a> {
         self.take(n.into())
     }
 
-    pub(crate) const fn rest(&mut self) -> &'a [u8] {
-        std::mem::replace(&mut self.0, &[])
+    pub(crate) fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
     }
 }

@@ -1,5 +1,7 @@
 //! Random changes of inputs, and the reduction of those that fail.
 
+use std::time::{Duration, Instant};
+
 /// Deterministic numbers.
 pub(crate) struct Random(u64);
 
@@ -112,16 +114,18 @@ fn change(input: &mut Vec<u8>, corpus: &[Vec<u8>], random: &mut Random) {
 
 /// Maximum number of attempts to reduce an input.
 const ATTEMPTS: usize = 2000;
+/// Maximum time of these attempts.
+const TIME: Duration = Duration::from_secs(20);
 
 /// Removes parts of an input and simplifies its bytes while it fails.
 pub(crate) fn reduced(input: &[u8], fails: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let mut input = input.to_vec();
-    let mut attempts = 0;
+    let (mut attempts, start) = (0, Instant::now());
     let mut size = input.len();
-    while size > 0 && attempts < ATTEMPTS {
+    while size > 0 && attempts < ATTEMPTS && start.elapsed() < TIME {
         let mut at = 0;
         let mut shorter = false;
-        while at < input.len() && attempts < ATTEMPTS {
+        while at < input.len() && attempts < ATTEMPTS && start.elapsed() < TIME {
             let mut candidate = input.clone();
             candidate.drain(at..(at + size).min(input.len()));
             attempts += 1;
@@ -140,7 +144,8 @@ pub(crate) fn reduced(input: &[u8], fails: impl Fn(&[u8]) -> bool) -> Vec<u8> {
         for simple in [0, b'a'] {
             let mut candidate = input.clone();
             candidate[at] = simple;
-            if input[at] != 0 && input[at] != simple && fails(&candidate) {
+            let is_simple = input[at] == 0 || input[at] == simple;
+            if !is_simple && start.elapsed() < TIME && fails(&candidate) {
                 input = candidate;
                 break;
             }

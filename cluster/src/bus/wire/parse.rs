@@ -48,8 +48,8 @@ impl fmt::Display for ParseError {
 
 impl Error for ParseError {}
 
-/// Reads the operation at the start of `bytes`. Returns it and its length, or `None` if a part of
-/// it is missing.
+/// Reads the operation at the start of `bytes`. Returns the operation and its length, or `None` if
+/// a part is missing.
 pub(super) fn parse(
     bytes: &[u8],
     max_message: usize,

@@ -134,10 +134,10 @@ impl Writes {
     }
 
     /// Waits for a short time, or until there is much to write. A frame that follows another one is
-    /// not worth a wake of the thread and a write of its own.
+    /// not worth a wake of the thread and a separate write.
     pub(super) async fn pause(&self) {
         if lock(&self.state).buffer.len() <= FULL {
-            // An error is the end of that time.
+            // It fails when the time is over.
             let _ = timeout(PAUSE, self.pushed.notified()).await;
         }
         lock(&self.state).is_pausing = false;
