@@ -382,7 +382,7 @@ impl Tls {
         let chain = Pem::inline(cert.pem());
         let key = Pem::inline(signing_key.serialize_pem());
         let client = ClientTls::new().with_roots(chain.clone()).load().unwrap();
-        let server = ServerTls::new(chain, key).load().unwrap().into();
+        let server = ServerTls::new(chain, key).load().unwrap();
         Self { server, client }
     }
 

@@ -139,7 +139,7 @@ async fn panic_in_a_connection_function_ends_its_connection_alone() {
     let inner = ServiceBuilder::new()
         .map_request(|connection: Connection<DuplexStream>| {
             if connection.handle().id() > 0 {
-                bad()
+                bad::<()>();
             }
             connection
         })
@@ -184,7 +184,7 @@ async fn panic_of_the_admit_hook_drops_its_datagram_alone() {
     let listener = UdpListener::builder()
         .with_admit(|first| {
             if first.payload.starts_with(b"bad") {
-                bad()
+                bad::<()>();
             }
             getty::net::Admit::Open
         })
@@ -223,7 +223,7 @@ async fn panic_of_a_callers_function_reaches_the_caller_and_poisons_nothing() {
         .with_sessions(2)
         .with_pick(Pick::least(move |session: &Session<String>| {
             if switch.load(std::sync::atomic::Ordering::SeqCst) {
-                bad()
+                bad::<()>();
             }
             session.queued()
         }))
@@ -264,7 +264,7 @@ async fn panic_of_the_listener_or_the_shutdown_signal_ends_the_server_with_its_c
             cx: &mut std::task::Context<'_>,
         ) -> std::task::Poll<std::io::Result<Connection<DuplexStream>>> {
             if self.1 == 0 {
-                bad()
+                bad::<()>();
             }
             let accepted = self.0.poll_accept(cx);
             self.1 -= usize::from(accepted.is_ready());
@@ -298,7 +298,7 @@ async fn panic_of_the_listener_or_the_shutdown_signal_ends_the_server_with_its_c
     ends(2, std::future::pending()).await;
     ends(usize::MAX, async {
         tokio::time::sleep(SECOND).await;
-        bad()
+        bad::<()>();
     })
     .await;
 }

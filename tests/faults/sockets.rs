@@ -19,6 +19,7 @@ use getty::{
         ServerTls, TlsConnectLayer, TlsError, TlsLayer,
         rustls::{
             ClientConfig,
+            client::Resumption,
             pki_types::{ServerName, UnixTime},
             time_provider::TimeProvider,
         },
@@ -226,8 +227,8 @@ async fn session_outlives_its_certificate_and_the_next_dial_does_not() {
     let clock = Arc::new(Clock(AtomicU64::new(21_915 * DAY + DAY)));
     let trusts = getty::tls::ClientTls::new().with_roots(pem).load().unwrap();
     let mut trusts = ClientConfig::clone(&trusts);
-    trusts.time_provider = Arc::clone(&clock) as Arc<dyn TimeProvider>;
-    trusts.resumption = getty::tls::rustls::client::Resumption::disabled();
+    trusts.time_provider = Arc::clone(&clock) as _;
+    trusts.resumption = Resumption::disabled();
     let connector = TlsConnectLayer::new(Arc::new(trusts))
         .with_server_name(ServerName::try_from(NAME).unwrap())
         .layer(TcpConnector::new());
