@@ -104,6 +104,7 @@ def formats():
         b'"Unit"', b'{"Number":-7}', b'{"Wide":340282366920938463463374607431768211455}', b'{"Text":"h\\u00e9\\n"}', b'{"Char":"x"}',
         b'{"Bytes":[0,255]}', b'{"Pair":[7,null]}', b'{"List":["Unit",{"Pair":[1,true]}]}',
         b'{"Struct":{"name":"a","inner":{"Struct":{"name":"b","inner":null}}}}', b'{"Number":1.5}', b'{"List":[', b'"Unit" x',
+        b' \t"Unit"\r\n', b'\x0c"Unit"', b'"Unit"\0', b"\xef\xbb\xbf1", b'{"Text":"\xff"}', b'{"Number":9223372036854775808}',
     ]
     save("codec_json", "all", SEED + b"".join(frame(text) for text in texts))
     def lists(first, last, one, end=b""):

@@ -6,8 +6,9 @@
 //! | `GETTY_FUZZ_SEED` | 1 | seed of the changes |
 //! | `GETTY_FUZZ_INPUT` | none | file with the only input, to repeat a failure |
 //!
-//! A failing input is reduced, printed and saved. An input that aborts the process or hangs is
-//! in the file `<target>.current` in the same folder.
+//! A failing input is reduced, printed and saved. An input that aborts the process is in the
+//! file `<target>.current` in the same folder. One that hangs is there as well, and fails the
+//! process after two minutes.
 
 mod mutate;
 
@@ -17,6 +18,12 @@ use std::{
     fs,
     panic::{self, AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    process,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -43,15 +50,52 @@ fn corpus(target: &Target) -> Vec<(PathBuf, Vec<u8>)> {
     files.into_iter().map(read).collect()
 }
 
+/// Ends the process if no run completes for two minutes. Dropped, it ends its thread.
+struct Watchdog(Arc<AtomicU64>);
+
+impl Watchdog {
+    const STEP: Duration = Duration::from_secs(1);
+    const STEPS: u32 = 120;
+
+    fn new(target: &Target, current: &Path) -> Self {
+        let runs = Arc::new(AtomicU64::new(0));
+        let (counted, name, current) = (Arc::downgrade(&runs), target.name, current.to_owned());
+        thread::spawn(move || {
+            let (mut last, mut steps) = (0, 0);
+            while let Some(runs) = counted.upgrade() {
+                let runs = runs.load(Relaxed);
+                steps = if runs == last { steps + 1 } else { 0 };
+                last = runs;
+                if steps == Self::STEPS {
+                    eprintln!(
+                        "{name} hangs: repeat it with GETTY_FUZZ_INPUT={}",
+                        current.display()
+                    );
+                    process::exit(1);
+                }
+                thread::sleep(Self::STEP);
+            }
+        });
+        Self(runs)
+    }
+
+    fn count(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
+
 fn fails(target: &Target, input: &[u8]) -> bool {
     catch_unwind(AssertUnwindSafe(|| (target.run)(input))).is_err()
 }
 
 /// Reports a failing input and fails the test.
-fn report(target: &Target, input: &[u8], origin: &str) -> ! {
+fn report(target: &Target, input: &[u8], origin: &str, watchdog: &Watchdog) -> ! {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| ()));
-    let reduced = reduced(input, |input| fails(target, input));
+    let reduced = reduced(input, |input| {
+        watchdog.count();
+        fails(target, input)
+    });
     panic::set_hook(hook);
     let file = scratch(target, "failure");
     fs::write(&file, &reduced).unwrap();
@@ -82,11 +126,13 @@ fn run(name: &str) {
     }
     let seeds = corpus(target);
     let current = scratch(target, "current");
+    let watchdog = Watchdog::new(target, &current);
     for (path, input) in &seeds {
         fs::write(&current, input).unwrap();
         if fails(target, input) {
-            report(target, input, &path.display().to_string());
+            report(target, input, &path.display().to_string(), &watchdog);
         }
+        watchdog.count();
     }
     let inputs: Vec<Vec<u8>> = seeds.into_iter().map(|(_, input)| input).collect();
     let seed = number("GETTY_FUZZ_SEED", 1);
@@ -102,8 +148,10 @@ fn run(name: &str) {
         let input = mutated(&inputs, MAX_LENGTH, &mut random);
         fs::write(&current, &input).unwrap();
         if fails(target, &input) {
-            report(target, &input, &format!("change {runs} of seed {seed}"));
+            let origin = format!("change {runs} of seed {seed}");
+            report(target, &input, &origin, &watchdog);
         }
+        watchdog.count();
         runs += 1;
     }
     fs::remove_file(&current).unwrap();
