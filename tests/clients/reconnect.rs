@@ -14,15 +14,14 @@ use getty::{
     layers::{HeartbeatLayer, IdleTimeoutLayer},
     service_fn,
 };
+use getty_test::Log;
 use tokio::{
     io::{AsyncWriteExt, DuplexStream},
     sync::{Notify, mpsc},
     time::Instant,
 };
-
 use tracing::Level;
 
-use crate::shared::log::Log;
 use crate::support::{
     Host, echo, forwarding_client, idle, ignoring_client, ms, soon, tasks, without_jitter,
 };
@@ -183,9 +182,9 @@ async fn number_of_consecutive_attempts_can_be_limited() {
 
 #[tokio::test(start_paused = true)]
 async fn third_failed_attempt_of_an_outage_is_a_warning_with_its_cause() {
-    let (log, _guard) = Log::record();
+    let log = Log::capture();
     let warnings = || {
-        let lines = log.lines();
+        let lines = log.events();
         let warned = lines.into_iter().filter(|line| line.level == Level::WARN);
         warned.collect::<Vec<_>>()
     };
@@ -199,7 +198,7 @@ async fn third_failed_attempt_of_an_outage_is_a_warning_with_its_cause() {
         let warnings = warnings();
         assert_eq!(warnings.len(), outage);
         let last = &warnings[outage - 1];
-        assert_eq!(last.text(), "client has no session and continues to try");
+        assert_eq!(last.message(), "client has no session and continues to try");
         assert_eq!(last.field("failed_attempts"), "3");
         assert!(
             last.field("error").contains("connecting failed"),
