@@ -37,7 +37,7 @@ enum Action {
     Sleep,
     None,
     Two,
-    /// Pushes a message before it replies.
+    /// Pushes two messages before it replies.
     Push,
     /// Replies and closes the session.
     Close,
@@ -101,9 +101,10 @@ async fn open(
                 Action::Yield => tokio::task::yield_now().await,
                 Action::Sleep => sleep(Duration::from_millis(1)).await,
                 Action::Push => {
-                    let message = format!("h{line}");
-                    if request.session().try_send(message.clone()).is_ok() {
-                        observed.pushed.lock().expect("no panic").push(message);
+                    for message in [format!("h{line}"), format!("h{line}")] {
+                        if request.session().try_send(message.clone()).is_ok() {
+                            observed.pushed.lock().expect("no panic").push(message);
+                        }
                     }
                 }
                 _ => {}
