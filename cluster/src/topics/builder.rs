@@ -9,7 +9,7 @@ use std::{
 use getty_core::SlowConsumer;
 use getty_layers::Topics;
 
-use super::{ClusterTopics, Gap, GapHook, Notice, Shared, interest::Interest, sequence::Sequences};
+use super::{ClusterTopics, Gap, GapHook, Shared, interest::Interest, sequence::Sequences};
 use crate::{Cluster, Key, cluster::Set, counters::TopicCounters, form::Form, subject::token};
 
 /// Builder of [`ClusterTopics`]; see [`Cluster::topics_builder`].
@@ -19,7 +19,7 @@ pub struct TopicsBuilder<K, Out> {
     name: Arc<str>,
     form: Box<dyn Form<Out>>,
     policy: SlowConsumer,
-    notice: Option<Arc<dyn Fn(u64) -> Out + Send + Sync>>,
+    notice: Option<Box<dyn Fn(u64) -> Out + Send + Sync>>,
     gap_hook: Option<GapHook<K>>,
     buckets: Option<u32>,
     max_topics: usize,
@@ -53,7 +53,7 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> TopicsBuilder<K, Out> {
     /// It is called with the number of messages of one publisher that did not reach this node, or
     /// that a slow member has missed. The notice is sent before the next message.
     pub fn with_notice(mut self, notice: impl Fn(u64) -> Out + Send + Sync + 'static) -> Self {
-        self.notice = Some(Arc::new(notice));
+        self.notice = Some(Box::new(notice));
         self
     }
 
@@ -102,18 +102,14 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> TopicsBuilder<K, Out> {
                     dirty.changed(key);
                 }
             });
-        let mut notice: Option<Notice<Out>> = None;
-        if let Some(function) = self.notice {
-            let of_node = Arc::clone(&function);
-            notice = Some(Box::new(move |missed| of_node(missed)));
-            topics = topics.with_notice(move |missed| function(missed));
+        if let Some(notice) = self.notice {
+            topics = topics.with_notice(notice);
         }
         let shared = Arc::new(Shared {
             inner: Arc::clone(&self.cluster.inner),
             name: self.name,
             topics: topics.build(),
             form: self.form,
-            notice,
             gap_hook: self.gap_hook,
             counters: TopicCounters::default(),
             sequences: Sequences::new(self.max_topics),

@@ -58,8 +58,6 @@ pub struct ClusterTopics<K: Key, Out> {
     cluster: Cluster,
 }
 
-/// Function that creates the message about a number of missed messages.
-type Notice<Out> = Box<dyn Fn(u64) -> Out + Send + Sync>;
 /// Function that is called with each gap.
 type GapHook<K> = Box<dyn Fn(&K, Gap) + Send + Sync>;
 /// Cards by session and topic.
@@ -71,7 +69,6 @@ struct Shared<K: Key, Out> {
     name: Arc<str>,
     topics: Topics<K, Out>,
     form: Box<dyn Form<Out>>,
-    notice: Option<Notice<Out>>,
     gap_hook: Option<GapHook<K>>,
     counters: TopicCounters,
     sequences: Sequences,
@@ -504,9 +501,9 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> Shared<K, Out> {
                 let node = origin;
                 hook(key, Gap { node, missed });
             }
-            if let Some(notice) = &self.notice {
-                self.topics.broadcast(key, notice(missed));
-            }
+            // The notice comes with the next broadcast. As a message it could be dropped for a slow
+            // member, and count as one.
+            self.topics.count_missed(key, missed);
         }
         match self.form.read(form) {
             Ok(message) => {

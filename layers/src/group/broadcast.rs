@@ -202,7 +202,7 @@ pub(super) fn send_to<Out: Clone + Send + 'static>(
 }
 
 impl<Out> Member<Out> {
-    fn count_missed(&self, messages: u64) {
+    pub(super) fn count_missed(&self, messages: u64) {
         if let Some(missed) = &self.missed {
             missed.fetch_add(messages, Relaxed);
         }

@@ -172,6 +172,33 @@ mod tests {
     }
 
     #[test]
+    fn messages_missed_elsewhere_are_in_the_notice_although_the_queue_is_full() {
+        let connection = Connection::new(());
+        let (session, mut driver) = driver::pair::<String>(connection.handle().clone());
+        driver.set_queue_bytes(1);
+        let noticed = Arc::new(AtomicU64::new(0));
+        let counts = Arc::clone(&noticed);
+        let topics = Topics::builder()
+            .with_notice(move |missed| {
+                counts.store(missed, Relaxed);
+                format!("missed {missed}")
+            })
+            .build();
+        topics.join("topic", &session);
+        topics.count_missed("other", 100);
+        topics.broadcast("topic", "first".to_owned());
+        topics.count_missed("topic", 7);
+        // The queue is full: neither the notice nor the message fits.
+        assert_eq!(topics.broadcast("topic", "second".to_owned()).dropped, 1);
+        driver.poll_signals();
+        while driver.next_outgoing().is_some() {
+            driver.set_backpressure(false);
+        }
+        topics.broadcast("topic", "third".to_owned());
+        assert_eq!(noticed.load(Relaxed), 8);
+    }
+
+    #[test]
     fn topics_have_the_same_settings() {
         let connection = Connection::new(());
         let (session, mut driver) = driver::pair::<String>(connection.handle().clone());

@@ -329,6 +329,19 @@ impl<K: Eq + Hash, Out> Topics<K, Out> {
         self.begin(key, message).except(sender).send_now()
     }
 
+    /// Counts messages that the members of a topic have missed elsewhere, for example on the way from
+    /// another machine. The [notice](GroupBuilder::with_notice) before the next broadcast includes
+    /// them. Without a notice it has no effect.
+    pub fn count_missed<Q>(&self, key: &Q, messages: u64)
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
+        for member in self.list(key).iter().flat_map(|list| list.iter()) {
+            member.count_missed(messages);
+        }
+    }
+
     /// Queues `message` with the members of all topics whose key `matches`, without waiting; see
     /// [patterns](Self#patterns). A member of several of these topics gets the message once, with
     /// the policy of one of them.
