@@ -122,6 +122,20 @@ async fn pushes_stop_above_the_high_watermark_and_resume_at_the_low_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn equal_watermarks_let_pushes_resume_at_both() {
+    let layer = SessionLayer::new().with_watermarks(20, 20);
+    let (session, _task, _peer, _) = open(layer, 10).await;
+    for _ in 0..6 {
+        session.try_send(TEN_BYTES.to_owned()).unwrap();
+    }
+    idle().await;
+    // The pipe takes the first of three messages. 20 bytes wait, so that another one follows.
+    assert_eq!(session.stats().messages_out, 4);
+    assert_eq!(session.pending_bytes(), 30);
+    assert_eq!(session.queued(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn replies_share_a_write_until_they_are_above_the_high_watermark() {
     let layer = SessionLayer::new().with_watermarks(10, 30);
     let (_session, _task, mut peer, writes) = open(layer, 1024).await;
