@@ -536,7 +536,9 @@ pub(crate) fn ws_response(data: &[u8]) {
         return;
     }
     let connections = text.lines().filter(|line| line.starts_with("connection:"));
-    if !response.is_ascii() || connections.count() != 1 {
+    // It also wants HTTP/1.1, which getty requires of requests alone.
+    let is_http_11 = text.starts_with("http/1.1");
+    if !response.is_ascii() || connections.count() != 1 || !is_http_11 {
         return;
     }
     let mut request = http::Request::builder()

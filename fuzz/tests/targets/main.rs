@@ -16,6 +16,7 @@ use std::{
     env,
     ffi::OsString,
     fs,
+    io::{self, Write},
     panic::{self, AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     process,
@@ -67,7 +68,9 @@ impl Watchdog {
                 steps = if runs == last { steps + 1 } else { 0 };
                 last = runs;
                 if steps == Self::STEPS {
-                    eprintln!(
+                    // Not captured, as the output of a test is.
+                    let _ = writeln!(
+                        io::stderr(),
                         "{name} hangs: repeat it with GETTY_FUZZ_INPUT={}",
                         current.display()
                     );
