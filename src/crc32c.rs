@@ -1,11 +1,11 @@
-//! CRC-32C, for the PROXY protocol and for snappy. Own code, because the crate `crc32c` would add
-//! three crates to each build with compression.
+//! CRC-32C, for the PROXY protocol and for snappy. Own code, because the crate `crc32c` would
+//! add three crates to each build with compression.
 
 /// Reversed polynomial of Castagnoli.
 const POLYNOMIAL: u32 = 0x82F6_3B78;
 
-/// Checksums of each byte, followed by as many zero bytes as the number of the table. Eight bytes
-/// are processed at a time with one lookup each.
+/// Checksums of each byte, followed by as many zero bytes as the number of the table. Eight
+/// bytes are processed at a time with one lookup each.
 static TABLES: [[u32; 256]; 8] = tables();
 
 const fn tables() -> [[u32; 256]; 8] {

@@ -11,13 +11,13 @@
 //! cargo run --release -p getty-cluster --all-features --example measure -- takeover nats
 //! ```
 //!
-//! `gates` runs the first four over NATS and over Redis, and fails if a goal is missed. Instead of
-//! `nats` it may be `redis`, and `library`: NATS with the client library for all messages. For
-//! `broadcast` and `memory` it may be `memory`, and for the latter `none`: without a cluster. The
-//! last word of `memory` is a number of buckets.
+//! `gates` runs the first four over NATS and over Redis, and fails if a goal is missed. Instead
+//! of `nats` it may be `redis`, and `library`: NATS with the client library for all messages.
+//! For `broadcast` and `memory` it may be `memory`, and for the latter `none`: without a
+//! cluster. The last word of `memory` is a number of buckets.
 //!
-//! CPU times are those of all threads of this process. The rounds of the cluster and of the bare
-//! client take turns, and a ratio is that of the medians.
+//! CPU times are those of all threads of this process. The rounds of the cluster and of the
+//! bare client take turns, and a ratio is that of the medians.
 
 use std::{
     env,

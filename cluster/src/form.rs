@@ -11,8 +11,8 @@ use tower::BoxError;
 /// it. There, each protocol of the members encodes it once, as in every group. So the form is
 /// independent of the protocols of sessions.
 ///
-/// [`Plain`] is for text and bytes, and `Json` (feature `json`) for types that implement serde's
-/// traits.
+/// [`Plain`] is for text and bytes, and `Json` (feature `json`) for types that implement
+/// serde's traits.
 pub trait Form<M>: Send + Sync + 'static {
     /// Appends the form of `message` to `to`.
     ///

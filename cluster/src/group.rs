@@ -7,8 +7,8 @@ use getty_layers::Topics;
 
 use crate::{Answers, Cluster, ClusterTopics, Sent, TopicsSnapshot, Unsendable, form::Form};
 
-/// A [`Group`](getty_layers::Group) of sessions on all nodes of a [`Cluster`]: a topic without a
-/// key. Clones share the group.
+/// A [`Group`](getty_layers::Group) of sessions on all nodes of a [`Cluster`]: a topic without
+/// a key. Clones share the group.
 ///
 /// Its promises are those of [`ClusterTopics`]. One with other settings is made from
 /// [`Cluster::topics_builder`].

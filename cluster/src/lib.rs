@@ -54,14 +54,7 @@
 //!
 //! # Promises
 //!
-//! | subject | promise |
-//! |---|---|
-//! | loss | a broadcast reaches members on other nodes at most once; members on this node as in [`Topics`](getty_layers::Topics) |
-//! | order | messages of one task to one topic arrive in order at each member, possibly with gaps |
-//! | duplicates | are dropped |
-//! | begin | a member may miss messages of other nodes that are published within milliseconds of its `join` |
-//! | report | [`Sent`] has the local [`Report`](getty_layers::group::Report), and whether the bus has taken the message; members on other nodes are not counted |
-//! | gaps | the next message of the same publisher to the topic shows them: members get a [notice](TopicsBuilder::with_notice), and [`Snapshot::lost`] counts them |
+#![doc = include_str!("promises.md")]
 //!
 //! Members on this node get a message directly and not through the bus. So an outage of the bus
 //! stops nothing locally, and the latency is that of a process. In return, members on two nodes
@@ -76,29 +69,10 @@
 //! publishes them over the facade of the `metrics` crate. [`Cluster::leave`] does so as well.
 //! Messages have no extra cost.
 //!
-//! | name | kind | value |
-//! |---|---|---|
-//! | `getty_cluster_state` | gauge | 2: [`Up`](State::Up), 1: `Settling`, 0: `Down` |
-//! | `getty_cluster_disconnects_total` | counter | connections to the bus that were lost |
-//! | `getty_cluster_settle_seconds` | gauge | time from the last connection until all subscriptions were in effect |
-//! | `getty_cluster_probe_seconds` | gauge | time from the last probe to its answer |
-//! | `getty_cluster_queued_frames`, `getty_cluster_queued_bytes` | gauge | frames that wait to be sent |
-//! | `getty_cluster_nodes` | gauge | other living nodes |
-//! | `getty_cluster_unread_total` | counter | received frames that the bus dropped before this node read them |
-//! | `getty_cluster_invalid_total` | counter | frames that could not be read |
-//! | `getty_cluster_taken_over_total` | counter | sessions closed because another session took their claim |
-//! | `getty_cluster_published_total` | counter | messages that the bus has taken; label `set` |
-//! | `getty_cluster_refused_total` | counter | messages that it has refused; labels `set` and `cause`: `full`, `away` or `too_large` |
-//! | `getty_cluster_received_total` | counter | messages of other nodes; label `set` |
-//! | `getty_cluster_dropped_total` | counter | received messages that were dropped; labels `set` and `cause`: `queue`, `duplicate` or `invalid` |
-//! | `getty_cluster_lost_total` | counter | messages of other nodes that did not arrive; label `set` |
-//! | `getty_cluster_topics`, `getty_cluster_subscriptions` | gauge | topics with members, and with a subscription; label `set` |
-//! | `getty_cluster_claims` | gauge | claims of sessions of this node; label `set` |
-//! | `getty_cluster_claims_total` | counter | claims by outcome; labels `set` and `outcome`: the fields of [`ClaimsSnapshot`] |
-//! | `getty_cluster_lost_names_total` | counter | names that sessions have lost; label `set` |
+#![doc = include_str!("metrics.md")]
 //!
-//! All have the labels `bus`, such as `nats`, and `cluster`, the namespace. Several nodes of one
-//! cluster in one process publish the same metrics, so their values are mixed.
+//! All have the labels `bus`, such as `nats`, and `cluster`, the namespace. Several nodes of
+//! one cluster in one process publish the same metrics, so their values are mixed.
 //!
 //! # Security
 //!

@@ -64,8 +64,8 @@ pub fn catch_and_log(what: &str, code: impl FnOnce()) {
 
 /// Emits an event where a panic would end more than one connection, or would skip what follows.
 ///
-/// The subscriber is code of the application. One that writes to a full disk may panic. The panic
-/// is not logged, because the log is what fails. The panic hook has reported it.
+/// The subscriber is code of the application. One that writes to a full disk may panic. The
+/// panic is not logged, because the log is what fails. The panic hook has reported it.
 pub fn log(event: impl FnOnce()) {
     let _ = catch(event);
 }

@@ -24,7 +24,8 @@
 //! redis-server --bind 127.0.0.1 --port 6380
 //! ```
 //!
-//! With TLS it is `tls://` or `rediss://`. Without `--bus` the node is alone and needs no server.
+//! With TLS it is `tls://` or `rediss://`. Without `--bus` the node is alone and needs no
+//! server.
 //!
 //! Rooms, names and `/who` are those of the whole cluster. While the bus is away, each node
 //! goes on as a chat of its people and refuses new names. Lines that did not arrive are

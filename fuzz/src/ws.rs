@@ -164,8 +164,8 @@ async fn key_of_client(peer: &Peer) -> Option<String> {
     request.lines().find_map(key)
 }
 
-/// Connects a client whose server sends `response` in pieces of these `sizes`, or at once without
-/// sizes, and then `pieces`.
+/// Connects a client whose server sends `response` in pieces of these `sizes`, or at once
+/// without sizes, and then `pieces`.
 async fn client(
     layer: &WsConnectLayer,
     response: &[u8],

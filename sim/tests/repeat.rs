@@ -1,5 +1,5 @@
-//! The same seed has the same trace. It is the only test of its binary, because a run repeats only
-//! if no other thread of the process spawns tasks.
+//! The same seed has the same trace. It is the only test of its binary, because a run repeats
+//! only if no other thread of the process spawns tasks.
 
 use getty_sim::{
     scenarios::SCENARIOS,

@@ -73,12 +73,12 @@
 //! Nothing is retried automatically. The deadline of a call is the layer's; the default is
 //! 30 s. tower's `timeout` sets a shorter one and cancels the call.
 //!
-//! A server that stops answering in order loses its session. A missed deadline [closes the
-//! session](crate::layers::CorrelateLayer::with_close_at_deadline) by default. So do cancelled
-//! calls that use up the layer's limit while no response arrives. A [`Client`] then opens the
-//! next session. With responses by id, a session survives missed deadlines; a
-//! [`HeartbeatLayer`](crate::layers::HeartbeatLayer) closes it if the server is gone. While calls
-//! are sent all the time no heartbeat is due, and an
+//! A server that stops answering in order loses its session. A missed deadline
+//! [closes the session](crate::layers::CorrelateLayer::with_close_at_deadline) by default. So
+//! do cancelled calls that use up the layer's limit while no response arrives. A [`Client`]
+//! then opens the next session. With responses by id, a session survives missed deadlines; a
+//! [`HeartbeatLayer`](crate::layers::HeartbeatLayer) closes it if the server is gone. While
+//! calls are sent all the time no heartbeat is due, and an
 //! [`IdleTimeoutLayer`](crate::layers::IdleTimeoutLayer) closes it.
 //!
 //! # Under tower's middleware

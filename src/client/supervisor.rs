@@ -37,8 +37,8 @@ type Dialling<Out> = BoxFuture<'static, Result<(Session<Out>, OwnedTask), OpenEr
 /// deadline and record the reason.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// Number of the failed attempt in a row that is logged as a warning. A server that restarts often
-/// causes one or two.
+/// Number of the failed attempt in a row that is logged as a warning. A server that restarts
+/// often causes one or two.
 const WARNED_ATTEMPT: u32 = 3;
 
 pub(super) struct Supervisor<Out: Send + 'static> {

@@ -1,7 +1,7 @@
 //! All code that differs between operating systems. docs/platforms.md describes the effects.
 //!
-//! Both files of a pair have the same functions. A condition on the operating system stands only
-//! here, and in `net` at the Unix sockets.
+//! Both files of a pair have the same functions. A condition on the operating system stands
+//! only here, and in `net` at the Unix sockets.
 
 #[cfg(any(
     windows,

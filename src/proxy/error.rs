@@ -7,7 +7,8 @@ use getty_core::{AddressesFixed, CloseReason};
 use crate::layers::access::AccessDenied;
 
 /// Returned by [`ProxyProtocol`](super::ProxyProtocol) and
-/// [`ProxyProtocolConnect`](super::ProxyProtocolConnect) when a connection has no header that can be used.
+/// [`ProxyProtocolConnect`](super::ProxyProtocolConnect) when a connection has no header that
+/// can be used.
 ///
 /// It is also the source of the connection's [`CloseReason::Refused`]. For
 /// [`TimedOut`](Self::TimedOut) the reason is [`CloseReason::HandshakeTimeout`], and for

@@ -9,7 +9,7 @@
 //! | a stack, a handler or a codec | [`TestSession`], which is also the [`Peer`] |
 //! | a handler, with messages as values | [`TestSession::values`] |
 //! | behaviour over a bad network | the faults of [`Peer`]; [`Peer::randomize`] |
-//! | a layer, by the rules of tower and getty | [`assert_layer_contract`], [`LayerContract`] and [`Rule`] |
+//! | a layer, by the rules of tower | [`assert_layer_contract`], [`LayerContract`] and [`Rule`] |
 //! | how a layer calls its inner service | [`probe`](probe()) |
 //! | a message layer or a handler, without a session loop | [`request`](request()) |
 //! | a connection layer, without a session loop | [`connection`](connection()), [`session_connection`] |

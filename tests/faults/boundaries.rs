@@ -64,7 +64,8 @@ impl AsyncWrite for Counting {
     }
 }
 
-/// Opens a session that echoes lines. A line with a number is echoed after this number of seconds.
+/// Opens a session that echoes lines. A line with a number is echoed after this number of
+/// seconds.
 async fn open(
     layer: SessionLayer,
     pipe: usize,
@@ -180,8 +181,8 @@ async fn failed_write_fails_queued_senders_at_once_while_a_handler_continues() {
     assert_eq!(closed.unsent_messages, 3);
 }
 
-/// The driver has taken four messages and encoded one when another arrives. The three go back to
-/// the queue.
+/// The driver has taken four messages and encoded one when another arrives. The three go back
+/// to the queue.
 #[test]
 fn messages_that_return_to_the_queue_precede_newer_ones() {
     let connection = Connection::new(());

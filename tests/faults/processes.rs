@@ -234,7 +234,7 @@ fn server_outlives_clients_that_are_killed_in_mid_session() {
     for net in NETS {
         run(async {
             if net == Net::Tls {
-                return; // in `clients_and_servers_over_tls_outlive_a_killed_peer`
+                return; // the kernel resets it as it resets TCP; rows 1 and 2 of docs/faults.md
             }
             let side = Side::new();
             side.close_gates(false, true);
@@ -290,7 +290,7 @@ fn client_reconnects_after_its_server_is_killed_in_mid_session() {
     for net in NETS {
         run(async {
             if net == Net::Tls {
-                return; // in `clients_and_servers_over_tls_outlive_a_killed_peer`
+                return; // the kernel resets it as it resets TCP; rows 1 and 2 of docs/faults.md
             }
             let side = Side::new();
             let (at, _directory) = address_for(net);

@@ -102,8 +102,8 @@ const PHASES: [Phase; 4] = [
     Phase::Draining,
 ];
 
-/// No datagram tells that a peer is gone. Its session ends at the idle timeout at the latest, or
-/// when the peer's machine reports that its port is closed.
+/// No datagram tells that a peer is gone. Its session ends at the idle timeout at the latest,
+/// or when the peer's machine reports that its port is closed.
 #[tokio::test]
 async fn session_of_a_udp_peer_that_vanishes_in_any_phase_ends_alone() {
     for phase in PHASES {

@@ -1,8 +1,8 @@
 //! Prints the public API of a crate, one item a line: `public-api-listing JSON`.
 //!
-//! Of an implementation of a trait it prints the `impl` and the associated types, not the methods.
-//! Automatic traits are printed where a type does not implement them. So a type that stops being
-//! `Send` adds a line.
+//! Of an implementation of a trait it prints the `impl` and the associated types, not the
+//! methods. Automatic traits are printed where a type does not implement them. So a type that
+//! stops being `Send` adds a line.
 
 use std::{error::Error, io::Write};
 
@@ -55,7 +55,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Returns the trait of `impl<..> Trait<..> for Type`, with its `!`, and `None` for `impl Type`.
+/// Returns the trait of `impl<..> Trait<..> for Type`, with its `!`, and `None` for
+/// `impl Type`.
 fn implemented_trait(line: &str) -> Option<&str> {
     let (before, _) = line.split_once(" for ")?;
     let mut rest = before.trim_start_matches("unsafe ").strip_prefix("impl")?;

@@ -25,8 +25,8 @@ const LEN: usize = 128;
 const TOPICS: usize = 16;
 /// Messages that are sent before the member reads.
 const BATCH: usize = 32;
-/// Number of frames of another node in short and long runs. The cost of writing them will cancel
-/// out.
+/// Number of frames of another node in short and long runs. The cost of writing them will
+/// cancel out.
 const FRAMES: usize = 11_000;
 
 /// Work with a message.

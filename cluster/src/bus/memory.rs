@@ -27,8 +27,8 @@ use crate::{Subject, lock};
 /// Bus and store in memory: the nodes are in one process. It is the default of a cluster.
 ///
 /// A clone is the bus of **another** node that exchanges frames with this one: each cluster
-/// takes a bus by value, so `over(bus.clone())` starts one more node. A handle to the bus of the
-/// same node is [`same_node`](Self::same_node).
+/// takes a bus by value, so `over(bus.clone())` starts one more node. A handle to the bus of
+/// the same node is [`same_node`](Self::same_node).
 ///
 /// A program that runs on one machine needs no server, and tests can run several nodes. Faults
 /// can be [injected](Self::with_faults), and a node can be [cut off](Self::set_connected).

@@ -77,12 +77,12 @@ const WRONG_SEQUENCE: [u64; 2] = [10071, 10164];
 ///
 /// The connection for topics uses a codec of this crate. It needs less CPU time than the client
 /// library. A topic of a node takes 658 bytes, including 398 for
-/// [`Topics`](getty_layers::Topics). A frame that follows another one within a millisecond waits
-/// until that time is over, so that both share a write. A bus [with
-/// options](Self::with_options), or whose servers require TLS, uses the client library instead. It
-/// holds some 5 KB for each subscription. A node with more than some 10,000 topics should then
-/// distribute them over [buckets](crate::TopicsBuilder::with_buckets). In 1,024 buckets,
-/// 100,000 topics take 59 MiB.
+/// [`Topics`](getty_layers::Topics). A frame that follows another one within a millisecond
+/// waits until that time is over, so that both share a write. A bus
+/// [with options](Self::with_options), or whose servers require TLS, uses the client library
+/// instead. It holds some 5 KB for each subscription. A node with more than some 10,000 topics
+/// should then distribute them over [buckets](crate::TopicsBuilder::with_buckets). In 1,024
+/// buckets, 100,000 topics take 59 MiB.
 ///
 /// ```no_run
 /// use getty_cluster::{Cluster, bus::Nats};

@@ -326,8 +326,8 @@ impl Part {
 
 /// Finds a connection that is lost without an error.
 ///
-/// It counts parts of the time, of which one at most passes while the process is stopped. So the
-/// answer of a living server comes first when the process goes on.
+/// It counts parts of the time, of which one at most passes while the process is stopped. So
+/// the answer of a living server comes first when the process goes on.
 async fn probe(
     mut connection: MultiplexedConnection,
     probed: impl Fn(Duration),

@@ -8,11 +8,14 @@ use super::{Bus, Memory};
 
 /// Creates the bus at a URL, such as a setting of the program.
 ///
-/// | URL | bus |
-/// |---|---|
-/// | `memory:` | a new [`Memory`]: a cluster of one node |
-/// | `nats://host:4222`, `tls://host:4222`, several with commas between them | `Nats`, with the feature `nats` |
-/// | `redis://host:6379`, `rediss://host:6379`, and the same with `valkey` and `valkeys` | `Redis`, with the feature `redis` |
+/// | URL | bus | feature |
+/// |---|---|---|
+/// | `memory:` | a new [`Memory`]: a cluster of one node | |
+/// | `nats://host:4222`, `tls://host:4222` | `Nats` | `nats` |
+/// | `redis://host:6379`, `rediss://host:6379` | `Redis` | `redis` |
+///
+/// Several URLs of NATS are separated by commas. `valkey` and `valkeys` mean the same as `redis` and
+/// `rediss`.
 ///
 /// ```
 /// use getty_cluster::{Cluster, bus};

@@ -40,8 +40,8 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> TopicsBuilder<K, Out> {
     }
 
     /// Sets the policy for slow members; see
-    /// [`GroupBuilder::with_policy`](getty_layers::group::GroupBuilder::with_policy). The default is
-    /// [`SlowConsumer::DropNewest`].
+    /// [`GroupBuilder::with_policy`](getty_layers::group::GroupBuilder::with_policy). The default
+    /// is [`SlowConsumer::DropNewest`].
     pub const fn with_policy(mut self, policy: SlowConsumer) -> Self {
         self.policy = policy;
         self

@@ -491,8 +491,8 @@ impl<K: Key, Out> Shared<K, Out> {
 }
 
 impl<K: Key, Out: Clone + Send + Sync + 'static> Shared<K, Out> {
-    /// Passes a message of another node to the members of a topic. Returns `false` if the message is
-    /// not readable. `missed` is the number of messages before it that have not arrived.
+    /// Passes a message of another node to the members of a topic. Returns `false` if the message
+    /// is not readable. `missed` is the number of messages before it that have not arrived.
     fn receive(&self, key: &K, origin: NodeId, missed: u64, form: Bytes) -> bool {
         let counters = &self.counters;
         if missed > 0 {

@@ -48,8 +48,8 @@ impl<M> Decoded<M> {
     }
 }
 
-/// The first message of a stream, or the error that ends it, and the rest of the stream. `None` is
-/// the end of the stream.
+/// The first message of a stream, or the error that ends it, and the rest of the stream. `None`
+/// is the end of the stream.
 pub(crate) type Next<'a> = Option<(Result<&'a [u8], String>, &'a [u8])>;
 
 /// Class of an error, without what depends on the pieces of the stream.

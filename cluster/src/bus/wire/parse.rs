@@ -48,8 +48,8 @@ impl fmt::Display for ParseError {
 
 impl Error for ParseError {}
 
-/// Reads the operation at the start of `bytes`. Returns the operation and its length, or `None` if
-/// a part is missing.
+/// Reads the operation at the start of `bytes`. Returns the operation and its length, or `None`
+/// if a part is missing.
 pub(super) fn parse(
     bytes: &[u8],
     max_message: usize,
@@ -83,7 +83,8 @@ pub(super) fn parse(
     Ok(Some((operation, end)))
 }
 
-/// Reads `<subject> <sid> [reply] [length of headers] <length>`. `start` is the end of the line.
+/// Reads `<subject> <sid> [reply] [length of headers] <length>`. `start` is the end of the
+/// line.
 fn message<'a>(
     bytes: &[u8],
     arguments: &'a [u8],
@@ -122,7 +123,8 @@ fn message<'a>(
     }
 }
 
-/// Reads a number that consists of digits. Such a length fits into a `usize` if it is not absurd.
+/// Reads a number that consists of digits. Such a length fits into a `usize` if it is not
+/// absurd.
 fn number(word: &str) -> Option<usize> {
     word.bytes().try_fold(0_usize, |number, byte| {
         let digit = byte.wrapping_sub(b'0');

@@ -19,8 +19,8 @@ const FULL: usize = 32 * 1024;
 
 /// Queue of frames to publish, with the rules of [`Outgoing`](crate::bus::Outgoing).
 ///
-/// A frame is copied into one buffer, which the connection takes as a whole. So a frame costs no
-/// allocation and no look-up, and the connection handles any number at once.
+/// A frame is copied into one buffer, which the connection takes as a whole. So a frame costs
+/// no allocation and no look-up, and the connection handles any number at once.
 pub(in crate::bus) struct Writes {
     limits: OutgoingLimits,
     state: Mutex<State>,
