@@ -5,8 +5,8 @@ use std::time::Duration;
 /// Maximum rate of operations, such as handshakes.
 ///
 /// Operations are allowed at even intervals: 500 a second are one every 2 ms. After a pause, up
-/// to a [burst](Self::burst) of operations may follow each other at once. Any span of time allows
-/// a burst and one more operation for each interval at most.
+/// to a [burst](Self::burst) of operations may follow each other at once. Any span of time
+/// allows a burst and one more operation for each interval at most.
 ///
 /// ```
 /// use getty_core::Rate;

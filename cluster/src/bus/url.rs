@@ -14,8 +14,8 @@ use super::{Bus, Memory};
 /// | `nats://host:4222`, `tls://host:4222` | `Nats` | `nats` |
 /// | `redis://host:6379`, `rediss://host:6379` | `Redis` | `redis` |
 ///
-/// Several URLs of NATS are separated by commas. `valkey` and `valkeys` mean the same as `redis` and
-/// `rediss`.
+/// Several URLs of NATS are separated by commas. `valkey` and `valkeys` mean the same as
+/// `redis` and `rediss`.
 ///
 /// ```
 /// use getty_cluster::{Cluster, bus};

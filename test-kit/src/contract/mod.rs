@@ -25,7 +25,7 @@ use crate::{
 /// | layer | request |
 /// |---|---|
 /// | for connections | `connection`: [`connection()`](crate::connection()) |
-/// | for sessions, inside `CodecLayer` | a closure with [`session_connection()`](crate::session_connection()) |
+/// | in `CodecLayer` | a closure with [`session_connection()`](crate::session_connection()) |
 /// | for messages | a closure with [`request()`](crate::request()) |
 /// | for any request | any of them, or a closure that returns a simple type such as `u32` |
 ///
