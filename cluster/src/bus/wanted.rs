@@ -52,7 +52,6 @@ struct State {
 pub(super) struct Subscription {
     pub(super) subject: Subject,
     /// Number of the change that has added it. No other subscription has it.
-    #[cfg_attr(not(feature = "nats"), expect(dead_code, reason = "it is for NATS"))]
     pub(super) number: u64,
 }
 
