@@ -151,7 +151,8 @@ enum Deviation {
     /// `proxy-header` accepts what the grammar forbids: ports with a sign or leading zeros, a
     /// line beyond 107 bytes, any byte behind PROXY, and a family that only begins with UNKNOWN.
     LaxLine,
-    /// `ppp` takes a space before LF for the CR of the line's end. getty waits for a CRLF.
+    /// `ppp` takes a space before LF for the CR of the line's end, and ignores what follows up to
+    /// a CR. getty waits for a CRLF.
     SpaceAsCr,
     /// A defect that getty finds before the header is complete, or the other way round: the
     /// references wait for a line's end, and `ppp` refuses an incomplete line.
@@ -183,7 +184,7 @@ fn deviation(
         }
         ((Err(_), Some(_)), Ok(_)) if line => Some(Deviation::LaxLine),
         ((Err(Defect::Incomplete), None), Ok((_, len)))
-            if line && bytes[..*len].ends_with(b" \n") =>
+            if line && bytes[..*len].windows(2).any(|two| two == b" \n") =>
         {
             Some(Deviation::SpaceAsCr)
         }
@@ -276,6 +277,7 @@ fn line_that_ends_with_a_space_and_lf_is_complete_for_ppp_alone() {
     for line in [
         &b"PROXY UNKNOWN a \n"[..],
         b"PROXY UNKNOWN AAa0aAa  0aaaa \n",
+        b"PROXY UNKNOWN ff::x \n\rGE",
     ] {
         assert_eq!(compare(line), [None, Some(Deviation::SpaceAsCr)]);
     }
