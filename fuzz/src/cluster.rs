@@ -1,4 +1,4 @@
-//! Frames and subjects of a cluster, over a bus that the target plays.
+//! Frames and subjects of a cluster, over a bus that the target implements.
 
 use std::{
     collections::HashMap,

@@ -63,7 +63,7 @@ pub(crate) fn detect_tls(data: &[u8]) {
         );
         let result = block_on(layer.layer(inner).oneshot(Connection::new(io)));
         let result = result.map_err(|error| match error.downcast_ref() {
-            // Messages of rustls may tell how far it has read.
+            // Messages of rustls may contain how far it has read.
             Some(TlsError::HelloTooLong(_)) => "too long".to_owned(),
             Some(TlsError::TimedOut(_)) => panic!("the input has ended"),
             Some(_) => "failed".to_owned(),

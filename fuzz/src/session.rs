@@ -432,7 +432,7 @@ struct Pushes {
     queue: usize,
     waiting: usize,
     stopped: bool,
-    /// Senders have been told that pushes have stopped.
+    /// Senders were notified that pushes have stopped.
     refuses: bool,
     queued: Vec<usize>,
     room: usize,

@@ -379,7 +379,7 @@ impl Ledger {
         }
     }
 
-    /// Records that `peer` went silent without a word. Sessions to it that are open now must end
+    /// Records that `peer` went silent. Sessions to it that are open now must end
     /// within `limit`.
     pub fn silent(&self, peer: IpAddr, limit: Duration) {
         let since = self.trace.now();

@@ -12,7 +12,7 @@ use crate::{
     world::{Event, Node, Plan, Rules},
 };
 
-/// A kind of bad day.
+/// A scenario: a kind of fault and its plan.
 #[derive(Clone, Copy)]
 pub struct Scenario {
     /// Name on the command line.

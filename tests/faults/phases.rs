@@ -242,7 +242,7 @@ impl Cell {
             client,
         } = pair;
         subject.settle(&self).await;
-        // A peer that nothing tells of the end closes by itself.
+        // A peer that does not see the end closes by itself.
         for session in other.sessions.all() {
             session.close();
         }

@@ -1,5 +1,5 @@
-//! Faults around a socket: its file is removed, its port is taken, its peer is gone without a
-//! connection that could tell, and the certificate of an open session expires.
+//! Faults around a socket: its file is removed, its port is taken, its peer vanishes without a
+//! connection that would end, and the certificate of an open session expires.
 
 use std::{
     fmt, io,
@@ -102,7 +102,7 @@ const PHASES: [Phase; 4] = [
     Phase::Draining,
 ];
 
-/// No datagram tells that a peer is gone. Its session ends at the idle timeout at the latest,
+/// No datagram shows that a peer is gone. Its session ends at the idle timeout at the latest,
 /// or when the peer's machine reports that its port is closed.
 #[tokio::test]
 async fn session_of_a_udp_peer_that_vanishes_in_any_phase_ends_alone() {

@@ -26,7 +26,7 @@ pub(super) fn reconnect_delay(attempt: u32) -> Duration {
     longest.mul_f64(fastrand::f64())
 }
 
-/// Subjects that the cluster wants, and those that have changed since the bus was told.
+/// Subjects that the cluster wants, and their changes since the bus last took them.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
     state: Mutex<State>,
@@ -39,9 +39,10 @@ pub(super) struct Wanted {
 struct State {
     /// Subjects that are wanted, with the numbers of their subscriptions.
     subjects: HashMap<Subject, u64>,
-    /// Subjects that were added since the bus was told. Some may not be wanted any more.
+    /// Subjects that were added since the bus last took changes. Some may not be wanted any
+    /// more.
     added: VecDeque<Subject>,
-    /// Subjects that were removed since the bus was told, with their former numbers.
+    /// Subjects that were removed since then, with their former numbers.
     removed: HashMap<Subject, u64>,
     /// Number of the last change.
     number: u64,
@@ -184,7 +185,7 @@ mod tests {
         let batch = wanted.take();
         assert_eq!((batch.add.len(), batch.remove.len()), (BATCH, 0));
         assert_eq!(batch.number, None);
-        // a change that is taken back before the bus was told is still told
+        // a change that is taken back before the bus took it is still passed on
         wanted.change([(subject(1000), true)]);
         wanted.change([(subject(1000), false), (subject(2000), false)]);
         let batch = wanted.take();
