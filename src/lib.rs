@@ -482,6 +482,9 @@
 //!
 //! # Testing
 //!
+//! The crate `getty-test` has sessions without sockets, transports with faults, and checks for
+//! custom layers.
+//!
 //! [`net::memory`] connects a client and a server without a socket. It works with tokio's
 //! paused clock, so a test of a timeout need not wait.
 //!
@@ -586,7 +589,7 @@
 //! | `ChannelGroup` | [`Group`] |
 //! | `ServerBootstrap` | [`serve`] |
 //! | `Bootstrap` | [`connect`] or [`Client`] |
-//! | `EmbeddedChannel` | [`net::memory`] |
+//! | `EmbeddedChannel` | `TestSession` of the crate `getty-test` |
 //!
 //! | the Go library getty | getty |
 //! |---|---|
