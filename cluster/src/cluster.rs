@@ -49,7 +49,7 @@ const CONTROL_BYTES: usize = 32 * 1024 * 1024;
 const CLOSES_KNOWN_FOR: Duration = Duration::from_secs(10);
 /// Maximum number of closes that are known.
 const MAX_CLOSES: usize = 64 * 1024;
-/// Time before the others may call this node dead at which its claims are checked.
+/// Time before the others may declare this node dead at which its claims are checked.
 const PAUSE_MARGIN: Duration = Duration::from_secs(1);
 /// Longest key, in bytes.
 pub(crate) const MAX_KEY: usize = 4096;
@@ -403,7 +403,7 @@ fn run_bus(
 ) {
     let bus = Arc::clone(&inner.bus);
     let sink = Arc::new(Receiver(Arc::clone(inner)));
-    // Only on its own thread may the bus handle messages.
+    // The bus may handle messages only on its own thread.
     let application = bus.needs_thread().then(|| inner.runtime.clone());
     let run = async move {
         let run = bus.run(Arc::clone(&sink) as Arc<dyn Sink>);
@@ -756,13 +756,13 @@ async fn beats(inner: Arc<Inner>) {
     loop {
         let beat = last + inner.nodes.period();
         let expiry = inner.nodes.next_expiry();
-        // Without the bus nothing is heard, and no node is called dead.
+        // Without the bus no beats arrive, and no node is declared dead.
         let expiry = expiry.filter(|_| inner.state.borrow().is_up());
         sleep_until(expiry.map_or(beat, |expiry| expiry.min(beat))).await;
         let now = Instant::now();
         if now >= beat {
             if now.duration_since(last) >= inner.nodes.limit() - PAUSE_MARGIN {
-                // The process was stopped. Others may have called it dead.
+                // The process was stopped. Others may have declared it dead.
                 inner.nodes.restart();
                 inner.hello();
                 inner.check_claims();

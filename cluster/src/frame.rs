@@ -13,7 +13,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::NodeId;
 
-/// Version that this node writes. It also reads the version before, once there is one.
+/// Version that this node writes. It also reads the previous version, once there is one.
 const VERSION: u8 = 1;
 /// Length of a frame without key and payload, in bytes.
 pub(crate) const HEADER: usize = 29;

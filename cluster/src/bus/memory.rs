@@ -172,7 +172,7 @@ impl Memory {
 }
 
 impl Port {
-    /// Tells the sink of a change. Returns `true` if the port is connected.
+    /// Notifies the sink of a change. Returns `true` if the port is connected.
     fn announce(&self, sink: &dyn Sink) -> bool {
         let mut state = lock(&self.state);
         let (before, now) = (state.announced, state.connected);

@@ -1,4 +1,4 @@
-//! Buses: what carries frames between nodes, and stores the owners of names.
+//! Buses, which carry frames between nodes and store the owners of names.
 //!
 //! | bus | feature | store of claims |
 //! |---|---|---|
@@ -47,7 +47,7 @@ use crate::Subject;
 /// Frames of one publisher to one subject must arrive in order, or not at all. A subscriber may
 /// receive its own frames and may receive a frame twice: the cluster drops these.
 pub trait Bus: Send + Sync + 'static {
-    /// Returns what fits into a frame and a subject.
+    /// Returns the limits of frames and subjects.
     fn limits(&self) -> Limits;
 
     /// Queues a frame for all nodes that subscribe to `to`. It must not block and must not retry

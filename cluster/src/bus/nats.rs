@@ -73,7 +73,8 @@ const WRONG_SEQUENCE: [u64; 2] = [10071, 10164];
 /// documentation.
 ///
 /// A user of the server needs permissions for `getty.<namespace>.>` and `_INBOX.>`, and for
-/// claims `$JS.API.>` and `$KV.<bucket>.>`.
+/// claims `$KV.<bucket>.>`, `$JS.API.STREAM.CREATE.KV_<bucket>` and
+/// `$JS.API.STREAM.MSG.GET.KV_<bucket>`.
 ///
 /// The connection for topics uses a codec of this crate. It needs less CPU time than the client
 /// library. A topic of a node takes 658 bytes, including 398 for
@@ -111,7 +112,7 @@ struct Shared {
     client: Mutex<Option<Client>>,
 }
 
-/// Why a connection ends.
+/// Reason for the end of a connection.
 type Failure = BoxError;
 
 impl Nats {

@@ -90,7 +90,7 @@ impl<K: Key, Out> Interest<K, Out> {
         held.get(key).map(|held| Arc::clone(&held.0))
     }
 
-    /// Waits until the bus was told to subscribe to the topic.
+    /// Waits until the bus has taken the subscription to the topic.
     pub(super) async fn held<Q>(&self, key: &Q)
     where
         Q: KeyBytes + ?Sized,

@@ -38,7 +38,7 @@ use crate::{
     lock, random_id,
 };
 
-/// How often a close of a topic is published, because each copy may be lost.
+/// Number of copies of a close that are published, because each may be lost.
 const CLOSE_COPIES: u32 = 3;
 /// Time between two copies.
 const CLOSE_INTERVAL: Duration = Duration::from_millis(1500);

@@ -74,7 +74,7 @@ enum Link {
     Server(crate::proxy::Proxy),
 }
 
-/// A node, and what can fail of its bus.
+/// A node, and the faults of its bus.
 pub(crate) struct Node {
     cluster: Cluster,
     link: Link,
@@ -194,7 +194,7 @@ impl Node {
         self.up().await;
     }
 
-    /// Returns the number of subscriptions of the bus in memory, in some text.
+    /// Returns the bus in memory as text, which has the number of its subscriptions.
     pub(crate) fn port(&self) -> String {
         match &self.link {
             Link::Memory(port) => format!("{port:?}"),
