@@ -373,7 +373,12 @@ impl World {
             for control in &self.clients {
                 control.quiet.store(true, Relaxed);
             }
-            while self.ledger.has_open_calls() && self.ledger.broken().is_none() {
+            // A call that never ends is found after the stop.
+            let end = self.sim.elapsed() + CALL * 2 + IDLE + ATTEMPT;
+            while self.ledger.has_open_calls()
+                && self.ledger.broken().is_none()
+                && self.sim.elapsed() < end
+            {
                 self.step()?;
             }
         }

@@ -249,21 +249,12 @@ impl<Out: Send + 'static> Supervisor<Out> {
     /// Decides whether the client continues after `ended`.
     fn apply_policy(&mut self, ended: Ended) -> Result<(), Failure> {
         let failed_attempts = self.attempts.failed_attempts();
-        let is_warned = failed_attempts == WARNED_ATTEMPT && !self.members.is_open();
         log(|| {
-            if is_warned {
-                tracing::warn!(
-                    error = &ended as &dyn std::error::Error,
-                    failed_attempts,
-                    "client has no session and continues to try"
-                );
-            } else {
-                tracing::debug!(
-                    error = &ended as &dyn std::error::Error,
-                    failed_attempts,
-                    "client lost a session or failed to open one"
-                );
-            }
+            tracing::debug!(
+                error = &ended as &dyn std::error::Error,
+                failed_attempts,
+                "client lost a session or failed to open one"
+            );
         });
         if let Ended::Open(OpenError::NoLink) = ended {
             return Err(Failure::NoLink);
@@ -278,6 +269,15 @@ impl<Out: Send + 'static> Supervisor<Out> {
             return Err(Failure::Attempts {
                 attempts,
                 last: Arc::new(ended),
+            });
+        }
+        if failed_attempts == WARNED_ATTEMPT && !self.members.is_open() {
+            log(|| {
+                tracing::warn!(
+                    error = &ended as &dyn std::error::Error,
+                    failed_attempts,
+                    "client has no session and continues to try"
+                );
             });
         }
         Ok(())

@@ -18,8 +18,15 @@ use super::listener::Listener;
 /// [`service_fn`](crate::service_fn) that returns a [`Connection`].
 ///
 /// `accept` is called again once its future has resolved. One future is in progress at a time,
-/// and its allocation is reused. An error concerns a single connection or is temporary, as with
-/// [`Listener::poll_accept`]. A source that has ended must stay pending.
+/// and its allocation is reused. `accept` must do no I/O with the peer, because a silent peer
+/// would stop the listener: a layer may do this. A source that has ended must stay pending.
+///
+/// An error concerns a single connection or is temporary, as with [`Listener::poll_accept`].
+/// After `ConnectionAborted`, the kind for an error of one connection, the next accept begins at
+/// once. Other kinds may pause the listener for up to a second.
+///
+/// A poll that is cancelled loses no connection. The accept in progress is dropped with the
+/// listener, and a connection that it has already taken is lost.
 ///
 /// ```
 /// use std::{net::SocketAddr, sync::Arc};

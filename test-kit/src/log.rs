@@ -45,6 +45,7 @@ use tracing::{
 #[derive(Debug)]
 pub struct Log {
     records: Arc<Mutex<Records>>,
+    level: Option<Level>,
     guard: Option<DefaultGuard>,
 }
 
@@ -155,6 +156,7 @@ impl Log {
         };
         Self {
             records,
+            level,
             guard: Some(tracing::subscriber::set_default(subscriber)),
         }
     }
@@ -211,9 +213,11 @@ impl Log {
     ///
     /// # Panics
     ///
-    /// Panics otherwise, with the events.
+    /// Panics otherwise, with the events, and if the log captures no warnings.
     #[track_caller]
     pub fn assert_no_warnings(&self) {
+        let captures = self.level.is_some_and(|level| level >= Level::WARN);
+        assert!(captures, "the log captures no warnings");
         let mut events = self.events();
         events.retain(|event| event.level <= Level::WARN);
         assert!(events.is_empty(), "expected no warnings: {events:#?}");

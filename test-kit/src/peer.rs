@@ -315,7 +315,13 @@ impl Peer {
                         BytesMut::from(&state.messages.front()?[..])
                     };
                     let unseen = bytes.len();
-                    let message = match codec.decode(&mut bytes) {
+                    // as a session decodes a message with boundaries
+                    let decoded = if stream {
+                        codec.decode(&mut bytes)
+                    } else {
+                        codec.decode_eof(&mut bytes)
+                    };
+                    let message = match decoded {
                         Ok(message) => message,
                         Err(error) => {
                             panic!("{caller}: the codec cannot decode the output: {error:?}")
@@ -324,6 +330,11 @@ impl Peer {
                     if stream {
                         state.seen += unseen - bytes.len();
                     } else {
+                        let is_whole = message.is_some() && bytes.is_empty();
+                        assert!(
+                            is_whole,
+                            "{caller}: the output is not one message of the codec"
+                        );
                         state.messages.pop_front();
                     }
                     message

@@ -181,6 +181,20 @@ async fn number_of_consecutive_attempts_can_be_limited() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn client_that_gives_up_does_not_log_that_it_continues() {
+    let log = Log::capture();
+    let host = Host::default();
+    let client = without_jitter()
+        .with_max_attempts(3)
+        .connect(host.connector(), (), ignoring_client);
+    soon(client.stopped()).await;
+    assert_eq!(host.dials(), 3);
+    let events = log.events();
+    let continues = "client has no session and continues to try";
+    assert!(events.iter().all(|event| event.message() != continues));
+}
+
+#[tokio::test(start_paused = true)]
 async fn third_failed_attempt_of_an_outage_is_a_warning_with_its_cause() {
     let log = Log::capture();
     let warnings = || {

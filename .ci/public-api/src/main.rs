@@ -32,19 +32,27 @@ fn main() -> Result<(), Box<dyn Error>> {
         .omit_blanket_impls(true)
         .build()?;
     let mut out = std::io::stdout().lock();
-    let mut in_trait_impl = false;
+    // the type whose trait implementation was printed last
+    let mut of: Option<String> = None;
     let mut last = String::new();
     for line in api.items().map(ToString::to_string) {
         let is_shown = if line.starts_with("impl") || line.starts_with("unsafe impl") {
             let name = implemented_trait(&line);
-            in_trait_impl = name.is_some();
+            of = name.is_some().then(|| implementing_type(&line));
             name.is_none_or(|name| !SKIPPED.contains(&name) && !AUTOMATIC.contains(&name))
         } else {
-            let is_method = line.starts_with("pub ") && line.contains("fn ") && line.contains('(');
-            if !is_method && !line.starts_with("pub type") && !line.starts_with("pub const") {
-                in_trait_impl = false;
-            }
-            !(in_trait_impl && is_method)
+            // a free function after the implementation belongs to no type
+            // only a trait adds methods to a reference, a tuple or a slice
+            let is_foreign = ["fn &", "fn (", "fn ["]
+                .iter()
+                .any(|start| line.contains(start));
+            !of.as_ref().is_some_and(|of| {
+                let ends = ["::", "<"];
+                is_foreign
+                    || ends
+                        .iter()
+                        .any(|end| line.contains(&format!("fn {of}{end}")))
+            })
         };
         // an item with two paths is listed twice
         if is_shown && line != last {
@@ -53,6 +61,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     Ok(())
+}
+
+/// Returns the type of `impl<..> Trait<..> for Type<..> where ..`, without its parameters.
+fn implementing_type(line: &str) -> String {
+    let of = line.split_once(" for ").map_or("", |(_, of)| of);
+    let of = of.trim_start_matches('&').trim_start_matches("mut ");
+    of.split([' ', '<']).next().unwrap_or(of).to_owned()
 }
 
 /// Returns the trait of `impl<..> Trait<..> for Type`, with its `!`, and `None` for

@@ -272,6 +272,7 @@ impl LayerContract {
             let text = format!("{in_flight} inner futures are alive after the response");
             self.check_that(in_flight == 0, Rule::DropCancels, text)?;
             self.closed(connection.as_ref(), "the response")?;
+            self.returned(&case.control, "the response and before the next ready poll")?;
         }
         let control = case.drop_service().await;
         self.returned(&control, "calls and a drop of the service")

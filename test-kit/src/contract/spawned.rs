@@ -52,9 +52,12 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// Number of wakes without a result after which a task is stuck: it wakes itself for ever.
+const MAX_WAKES: usize = 1000;
+
 /// Polls until it is ready, or until nothing wakes the task within an hour.
 async fn finish<T>(woken: &Woken, mut poll: impl FnMut() -> Poll<T>) -> Polled<T> {
-    loop {
+    for _ in 0..MAX_WAKES {
         if let Poll::Ready(value) = poll() {
             return Polled::Ready(value);
         }
@@ -64,9 +67,10 @@ async fn finish<T>(woken: &Woken, mut poll: impl FnMut() -> Poll<T>) -> Polled<T
             advance(Duration::from_secs(3600)).await;
         }
         if !woken.0.load(SeqCst) {
-            return Polled::Stuck;
+            break;
         }
     }
+    Polled::Stuck
 }
 
 /// A service with a task that is polled by hand.

@@ -338,6 +338,47 @@ wrong!(
     }
 );
 
+wrong!(
+    WakesForEver,
+    self,
+    |cx| match self.inner.poll_ready(cx) {
+        Poll::Ready(Err(_)) => {
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+        poll => poll,
+    },
+    |request| {
+        self.flag = false;
+        some(self.inner.call(request))
+    }
+);
+
+#[tokio::test(start_paused = true)]
+async fn readiness_that_wakes_itself_for_ever_is_found() {
+    assert_eq!(broken!(WakesForEver::new), Rule::ReadinessErrors);
+}
+
+wrong!(
+    ReservesEarly,
+    self,
+    |cx| self.inner.poll_ready(cx),
+    |request| {
+        self.flag = false;
+        let call = self.inner.call(request);
+        // the permit of a request that may never come
+        let _ = self
+            .inner
+            .poll_ready(&mut Context::from_waker(Waker::noop()));
+        some(call)
+    }
+);
+
+#[tokio::test(start_paused = true)]
+async fn permit_that_is_kept_between_requests_is_found() {
+    assert_eq!(broken!(ReservesEarly::new), Rule::DropReturnsPermit);
+}
+
 #[tokio::test(start_paused = true)]
 async fn swallowed_readiness_error_is_found() {
     assert_eq!(broken!(SwallowsReadinessErrors::new), Rule::ReadinessErrors);

@@ -4,7 +4,8 @@ use std::{io, time::Duration};
 
 use getty::{
     CloseReason, CodecLayer, NoReply, Pipeline, ServiceBuilder, Session, SessionLayer, Transport,
-    codec::Lines, handle,
+    codec::{Lines, Text},
+    handle,
 };
 use getty_test::{Log, TestSession, advance, settle};
 
@@ -202,6 +203,9 @@ async fn messages_are_coded_by_the_codec_of_the_test() {
     let session = TestSession::messages(echo());
     session.send_with(&mut codec, "hello".to_owned());
     assert_eq!(session.recv_with(&mut codec).await, "hello");
+    // a codec that decodes a whole message only
+    session.send_with(&mut Text::new(), "world".to_owned());
+    assert_eq!(session.recv_with(&mut Text::new()).await, "world\n");
 }
 
 #[tokio::test(start_paused = true)]
@@ -285,8 +289,14 @@ async fn log_knows_spans_and_fields() {
     drop(log);
     let silent = Log::disabled();
     tracing::error!("not captured");
-    silent.assert_no_warnings();
+    assert!(silent.events().is_empty());
     advance(SECOND).await;
+}
+
+#[test]
+#[should_panic(expected = "captures no warnings")]
+fn log_without_warnings_asserts_nothing_of_them() {
+    Log::capture_at(tracing::Level::ERROR).assert_no_warnings();
 }
 
 #[test]
