@@ -160,8 +160,10 @@ impl Parts {
         self.control.outgoing.is_drained() && self.data.outgoing.is_drained()
     }
 
-    /// Refuses frames, and drops those that wait.
+    /// Refuses frames, and drops those that wait and changes of subscriptions.
     pub(super) fn close(&self) {
+        self.data.wanted.stop();
+        self.control.wanted.stop();
         #[cfg(feature = "nats")]
         self.writes.close();
         self.data.outgoing.close();
