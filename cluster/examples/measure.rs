@@ -225,6 +225,7 @@ async fn broadcast(kind: &str, port: u16) -> Anything {
         for member in &mut members {
             member.driver.register(&Context::from_waker(Waker::noop()));
             while member.driver.next_outgoing().is_some() {}
+            member.driver.set_backpressure(false);
         }
         time
     };
@@ -376,6 +377,7 @@ async fn receive(kind: &str, port: u16) -> Anything {
             while child.try_wait()?.is_none() {
                 member.driver.register(&Context::from_waker(Waker::noop()));
                 while member.driver.next_outgoing().is_some() {}
+                member.driver.set_backpressure(false);
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
             let (messages, time) = (received() - before, cpu()? - time);

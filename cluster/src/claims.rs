@@ -1,7 +1,7 @@
 //! Names that belong to one session at a time, in the whole cluster.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, hash_map},
     error::Error,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -201,7 +201,8 @@ pub(crate) struct ClaimSet {
     pub(crate) counters: ClaimCounters,
     local: Mutex<Locals>,
     /// Requests to other nodes that await an acknowledgement.
-    awaited: Mutex<HashMap<u64, oneshot::Sender<()>>>,
+    /// More than one claim may request the same close.
+    awaited: Mutex<HashMap<u64, Vec<oneshot::Sender<()>>>>,
     ended: Mutex<Ended>,
     released: Notify,
     /// Held by the task that checks all claims.
@@ -752,7 +753,10 @@ impl ClaimSet {
             return Previous::Closed;
         }
         let (acknowledge, mut acknowledged) = oneshot::channel();
-        lock(&self.awaited).insert(owner.claim, acknowledge);
+        lock(&self.awaited)
+            .entry(owner.claim)
+            .or_default()
+            .push(acknowledge);
         let request = Bytes::copy_from_slice(&owner.claim.to_be_bytes());
         let asked = async {
             loop {
@@ -830,7 +834,8 @@ impl ClaimSet {
 
     /// Takes note that another node has closed the session of a claim.
     pub(crate) fn acknowledged(&self, claim: u64) {
-        if let Some(acknowledge) = lock(&self.awaited).remove(&claim) {
+        let requests = lock(&self.awaited).remove(&claim);
+        for acknowledge in requests.into_iter().flatten() {
             let _ = acknowledge.send(());
         }
     }
@@ -976,8 +981,14 @@ async fn close_later(set: Weak<ClaimSet>, owner: Owner, mut acknowledged: onesho
         let request = Bytes::copy_from_slice(&owner.claim.to_be_bytes());
         let _ = set.inner.publish_to(owner.node, Kind::CloseClaim, request);
     }
-    if let Some(set) = set.upgrade() {
-        lock(&set.awaited).remove(&owner.claim);
+    drop(acknowledged);
+    let Some(set) = set.upgrade() else { return };
+    let mut awaited = lock(&set.awaited);
+    if let hash_map::Entry::Occupied(mut requests) = awaited.entry(owner.claim) {
+        requests.get_mut().retain(|request| !request.is_closed());
+        if requests.get().is_empty() {
+            requests.remove();
+        }
     }
 }
 
@@ -997,5 +1008,36 @@ impl fmt::Debug for Claims {
             .field("len", &self.len())
             .field("cluster", &self.cluster.inner.id)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join;
+
+    use super::*;
+    use crate::NodeId;
+
+    #[tokio::test(start_paused = true)]
+    async fn claims_that_request_the_same_close_all_await_it() {
+        let cluster = Cluster::of("app").start();
+        cluster.up().await;
+        let set = Arc::clone(&cluster.claims("users").set);
+        let owner = Owner {
+            node: NodeId(1),
+            claim: 5,
+        };
+        let both = || join(set.close_owner(owner, 1), set.close_owner(owner, 2));
+        let closed = both().await;
+        assert_eq!(closed, (Previous::Unreachable, Previous::Unreachable));
+        sleep(CLOSE_TIME * (CLOSE_LATER + 1)).await;
+        assert!(lock(&set.awaited).is_empty());
+
+        let (closed, ()) = join(both(), async {
+            sleep(CLOSE_REPEAT / 2).await;
+            set.acknowledged(owner.claim);
+        })
+        .await;
+        assert_eq!(closed, (Previous::Closed, Previous::Closed));
     }
 }

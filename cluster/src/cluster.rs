@@ -406,14 +406,15 @@ fn run_bus(
     // The bus may handle messages only on its own thread.
     let application = bus.needs_thread().then(|| inner.runtime.clone());
     let run = async move {
-        let run = bus.run(Arc::clone(&sink) as Arc<dyn Sink>);
-        let run = AssertUnwindSafe(run).catch_unwind();
-        let result = tokio::select! {
-            biased;
-            result = run => result,
-            () = sink.0.dispatch.relay(application.as_ref()) => return,
+        let run = async {
+            let run = bus.run(Arc::clone(&sink) as Arc<dyn Sink>);
+            tokio::select! {
+                biased;
+                error = run => error,
+                () = sink.0.dispatch.relay(application.as_ref()) => "the relay has ended".into(),
+            }
         };
-        match result {
+        match AssertUnwindSafe(run).catch_unwind().await {
             Ok(error) => {
                 tracing::error!(target: "getty::cluster", error = &*error, "the bus has ended");
             }

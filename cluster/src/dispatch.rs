@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     mem,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -239,7 +240,12 @@ impl Dispatch {
         drop(state);
         self.bytes.fetch_sub(size, Relaxed);
         let frames = batch.len();
-        topic.receive(batch, &mut seen);
+        // Values of the application are dropped there. Its panic must end neither this task nor
+        // the topic, whose queue would stay full.
+        let receive = || topic.receive(batch, &mut seen);
+        if catch_unwind(AssertUnwindSafe(receive)).is_err() {
+            tracing::error!(target: "getty::cluster", "a topic has panicked");
+        }
         batch.clear();
         self.handled.fetch_add(1, Relaxed);
 
@@ -264,7 +270,7 @@ impl Dispatch {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Barrier;
+    use std::sync::{Barrier, atomic::AtomicBool};
 
     use futures_util::FutureExt;
 
@@ -382,6 +388,40 @@ mod tests {
         });
         assert_eq!(queue.bytes.load(Relaxed), 0);
         assert!(lock(&queue.ready).topics.is_empty());
+    }
+
+    /// A topic that panics once.
+    #[derive(Default)]
+    struct Fails {
+        topic: Topic,
+        has_failed: AtomicBool,
+    }
+
+    impl Receive for Fails {
+        fn waiting(&self) -> &Waiting {
+            &self.topic.waiting
+        }
+
+        fn receive(&self, messages: &mut VecDeque<Message>, seen: &mut Seen) {
+            assert!(self.has_failed.swap(true, Relaxed), "the first batch");
+            self.topic.receive(messages, seen);
+        }
+    }
+
+    #[test]
+    fn topic_goes_on_after_a_panic() {
+        let queue = Dispatch::default();
+        let topic = Arc::<Fails>::default();
+        let mut batch = VecDeque::new();
+        assert!(queue.push(&topic, message(1, 8)));
+        assert_eq!(queue.handle(&mut batch), 1);
+        assert!(batch.is_empty());
+        for number in 2..1000 {
+            assert!(queue.push(&topic, message(number, 8)));
+            assert_eq!(queue.handle(&mut batch), 1);
+        }
+        assert_eq!(*lock(&topic.topic.received), Vec::from_iter(2..1000));
+        assert_eq!(queue.bytes.load(Relaxed), 0);
     }
 
     /// A topic whose messages take some time.

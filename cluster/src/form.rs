@@ -29,6 +29,10 @@ pub trait Form<M>: Send + Sync + 'static {
     fn read(&self, form: Bytes) -> Result<M, BoxError>;
 }
 
+/// Length from which [`Plain`] does not copy a message. A shorter one would keep the whole read
+/// buffer of the bus in memory while it waits for a slow member.
+const NO_COPY: usize = 4096;
+
 /// The bytes of a message as they are: for `String`, `Arc<str>`, `Bytes` and `Vec<u8>`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Plain;
@@ -59,6 +63,9 @@ impl Form<Bytes> for Plain {
     }
 
     fn read(&self, form: Bytes) -> Result<Bytes, BoxError> {
+        if form.len() < NO_COPY {
+            return Ok(Bytes::copy_from_slice(&form));
+        }
         Ok(form)
     }
 }
@@ -129,5 +136,21 @@ where
 impl<M, W, R> fmt::Debug for FromFns<M, W, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FromFns").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_message_does_not_keep_the_buffer_that_it_was_read_into() {
+        for len in [0, 1, NO_COPY - 1, NO_COPY] {
+            let mut buffer = BytesMut::zeroed(32 * 1024);
+            let message: Bytes = Plain.read(buffer.split_to(len).freeze()).unwrap();
+            assert_eq!(message, vec![0; len]);
+            let is_alone = buffer.freeze().is_unique();
+            assert_eq!(is_alone, len < NO_COPY, "{len}");
+        }
     }
 }

@@ -369,10 +369,12 @@ mod tests {
                         other => panic!("unexpected payload: {other:?}"),
                     };
                     if *received == *line {
+                        self.driver.set_backpressure(false);
                         return;
                     }
                     self.received.push(received.to_string());
                 }
+                self.driver.set_backpressure(false);
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             panic!("{line:?} is not among {:?}", self.received);

@@ -173,7 +173,9 @@ impl Node {
     fn received(&self) -> usize {
         let mut driver = self.driver.lock().unwrap_or_else(PoisonError::into_inner);
         driver.register(&Context::from_waker(Waker::noop()));
-        std::iter::from_fn(|| driver.next_outgoing()).count()
+        let received = std::iter::from_fn(|| driver.next_outgoing()).count();
+        driver.set_backpressure(false);
+        received
     }
 }
 

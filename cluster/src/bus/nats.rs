@@ -550,8 +550,13 @@ impl Probes<'_> {
                     of_data.asked()?;
                     of_control.asked()?;
                     asked = Instant::now();
-                    publish_on_data(format!("{}.control", self.probe)).await?;
-                    control.publish(format!("{}.data", self.probe), Bytes::new()).await?;
+                    let publish = async {
+                        publish_on_data(format!("{}.control", self.probe)).await?;
+                        control.publish(format!("{}.data", self.probe), Bytes::new()).await
+                    };
+                    // The client waits while its queue is full, and no tick comes meanwhile.
+                    let max = of_data.max_missing().max(of_control.max_missing());
+                    timeout(PROBE * max, publish).await.map_err(|_| UNANSWERED)??;
                 }
             }
             if !is_settled && of_data.is_answered && of_control.is_answered {
@@ -576,18 +581,23 @@ impl Probed {
     }
 
     fn asked(&mut self) -> Result<(), &'static str> {
-        let max = if self.is_answered {
-            MISSING_PROBES
-        } else {
-            MISSING_FIRST_PROBES
-        };
-        if self.missing >= max {
-            return Err("probes were not answered");
+        if self.missing >= self.max_missing() {
+            return Err(UNANSWERED);
         }
         self.missing += 1;
         Ok(())
     }
+
+    const fn max_missing(&self) -> u32 {
+        if self.is_answered {
+            MISSING_PROBES
+        } else {
+            MISSING_FIRST_PROBES
+        }
+    }
 }
+
+const UNANSWERED: &str = "probes were not answered";
 
 const ENDED: &str = "the connection to NATS has ended";
 
@@ -890,5 +900,20 @@ mod tests {
         probed.asked().unwrap();
         probed.asked().unwrap();
         assert!(probed.asked().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn probe_that_the_client_does_not_take_is_not_awaited_for_ever() {
+        let options = ConnectOptions::new().retry_on_initial_connect();
+        let control = options.connect("nats://127.0.0.1:9").await.unwrap();
+        let probes = Probes {
+            on_data: Box::pin(futures_util::stream::pending()),
+            on_control: Box::pin(futures_util::stream::pending()),
+            probe: "getty.app.p.1".to_owned(),
+        };
+        let parts = Parts::new(OutgoingLimits::default());
+        let run = probes.run(|_| std::future::pending(), &control, || (), &parts);
+        let ended = timeout(SET_UP_TIME, run).await.expect("it is bounded");
+        assert_eq!(ended.unwrap_err().to_string(), UNANSWERED);
     }
 }

@@ -117,12 +117,14 @@ impl Parts {
         self.data.wanted.confirmed().await;
     }
 
-    /// Takes frames from now on.
+    /// Takes frames from now on. A queue without a reader stays closed.
     pub(super) fn open(&self) {
-        #[cfg(feature = "nats")]
-        self.writes.open();
-        self.data.outgoing.open();
         self.control.outgoing.open();
+        #[cfg(feature = "nats")]
+        if self.uses_writes.load(Relaxed) {
+            return self.writes.open();
+        }
+        self.data.outgoing.open();
     }
 
     /// Takes note that a connection has failed or could not be opened, and waits before the next
@@ -160,11 +162,38 @@ impl Parts {
         self.control.outgoing.is_drained() && self.data.outgoing.is_drained()
     }
 
-    /// Refuses frames, and drops those that wait.
+    /// Refuses frames, and drops those that wait and changes of subscriptions.
     pub(super) fn close(&self) {
+        self.data.wanted.stop();
+        self.control.wanted.stop();
         #[cfg(feature = "nats")]
         self.writes.close();
         self.data.outgoing.close();
         self.control.outgoing.close();
+    }
+}
+
+#[cfg(all(test, feature = "nats"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queue_without_a_reader_takes_no_frame() {
+        let parts = Parts::new(OutgoingLimits::default());
+        let subject = Subject::topic("app", "rooms", b"tea");
+        let frame = Bytes::from_static(b"frame");
+        for uses_writes in [true, false] {
+            parts.uses_writes.store(uses_writes, Relaxed);
+            parts.open();
+            assert_eq!(parts.publish(&subject, frame.clone()), Ok(()));
+            let other = if uses_writes {
+                parts.data.outgoing.push(&subject, frame.clone())
+            } else {
+                parts.writes.push(&subject, &frame)
+            };
+            assert_eq!(other, Err(PublishError::Away));
+            assert_eq!(parts.stats().queued_frames, 1);
+            parts.close();
+        }
     }
 }

@@ -3,7 +3,10 @@
 use std::{
     fmt,
     future::Future,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -35,8 +38,12 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 const SET_UP_TIME: Duration = Duration::from_secs(60);
 /// Time between two probes of a connection.
 const PROBE: Duration = Duration::from_secs(3);
-/// Parts of [`TIMEOUT`] in which a probe is awaited; see [`probe`].
-const PROBE_PARTS: u32 = 6;
+/// Part of the time in which a probe is awaited; see [`answered`].
+const PROBE_PART: Duration = Duration::from_millis(500);
+/// Number of parts in which something must arrive while a probe is awaited.
+const QUIET_PARTS: u32 = 6;
+/// Number of parts in which a probe must be answered.
+const ANSWER_PARTS: u32 = 30;
 /// Maximum number of frames that are published together.
 const PIPELINE: usize = 128;
 /// The command that publishes a frame.
@@ -60,9 +67,9 @@ return redis.call('DEL', KEYS[1])";
 /// Bus and store over Redis 6 or later, or Valkey.
 ///
 /// Each node has two connections: one for the messages of topics, and one that they cannot
-/// delay for everything else. A probe every 3 s, answered within 3 s, finds a connection that
-/// is lost without an error. Both connections are then opened again after a random time: up to
-/// 5 s at first, and later up to 30 s.
+/// delay for everything else. A probe every 3 s finds a connection that is lost without an
+/// error: nothing arrives within 3 s, or messages alone do for 15 s. Both connections are then
+/// opened again after a random time: up to 5 s at first, and later up to 30 s.
 ///
 /// Redis delivers at most once. It returns a node's own messages to it, which costs a receive
 /// for each. A single server uses one core. Claims are kept as hashes for 48 h, and are as
@@ -202,8 +209,12 @@ impl Shared {
     /// Works until a connection fails, and returns its error.
     async fn connected(&self, sink: &Arc<dyn Sink>) -> Result<(), RedisError> {
         let lost = Arc::new(Notify::new());
-        let (mut data, mut control) =
-            try_join(self.connect(sink, &lost), self.connect(sink, &lost)).await?;
+        let pushes = [(); 2].map(|()| Arc::<AtomicU64>::default());
+        let (mut data, mut control) = try_join(
+            self.connect(sink, &lost, &pushes[0]),
+            self.connect(sink, &lost, &pushes[1]),
+        )
+        .await?;
         sink.event(Event::Connected);
         // Frames are taken from now on, but their subscribers may not have settled.
         let Parts {
@@ -228,26 +239,31 @@ impl Shared {
         *lock(&self.store) = Some(control.clone());
         sink.event(Event::Settled);
         let probed = |time| self.parts.probed(time);
-        let work = try_join(of_data.work(data, probed), of_control.work(control, |_| {}));
+        let work = try_join(
+            of_data.work(data, &pushes[0], probed),
+            of_control.work(control, &pushes[1], |_| {}),
+        );
         tokio::select! {
             result = work => result.map(|_| ()),
             () = lost.notified() => Err((ErrorKind::Io, "the server has ended a connection").into()),
         }
     }
 
-    /// Opens a connection. It notifies `lost` at its end.
+    /// Opens a connection. It counts its messages in `pushes`, and notifies `lost` at its end.
     async fn connect(
         &self,
         sink: &Arc<dyn Sink>,
         lost: &Arc<Notify>,
+        pushes: &Arc<AtomicU64>,
     ) -> Result<MultiplexedConnection, RedisError> {
-        let (sink, lost) = (Arc::clone(sink), Arc::clone(lost));
+        let (sink, lost, pushes) = (Arc::clone(sink), Arc::clone(lost), Arc::clone(pushes));
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(TIMEOUT))
             // The probes find a connection without answers. A timeout of the client would also end
             // one that works, after the process was stopped.
             .set_response_timeout(None)
             .set_push_sender(move |push: PushInfo| {
+                pushes.fetch_add(1, Relaxed);
                 match push.kind {
                     PushKind::Message => deliver(&*sink, push),
                     PushKind::Disconnection => lost.notify_one(),
@@ -282,12 +298,13 @@ impl Part {
     async fn work(
         &self,
         connection: MultiplexedConnection,
+        pushes: &AtomicU64,
         probed: impl Fn(Duration),
     ) -> Result<(), RedisError> {
         tokio::try_join!(
             self.publish(connection.clone()),
             self.follow(connection.clone()),
-            probe(connection, probed),
+            probe(connection, pushes, probed),
         )?;
         Ok(())
     }
@@ -325,33 +342,50 @@ impl Part {
 }
 
 /// Finds a connection that is lost without an error.
-///
-/// It counts parts of the time, of which one at most passes while the process is stopped. So
-/// the answer of a living server comes first when the process goes on.
 async fn probe(
     mut connection: MultiplexedConnection,
+    pushes: &AtomicU64,
     probed: impl Fn(Duration),
 ) -> Result<(), RedisError> {
     loop {
         sleep(PROBE).await;
         let asked = Instant::now();
         let ping = redis::cmd("PING");
-        let mut answer = std::pin::pin!(ping.query_async::<()>(&mut connection));
-        let mut parts = interval(TIMEOUT / PROBE_PARTS);
-        parts.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first one is over at once.
-        let mut left = PROBE_PARTS + 1;
-        loop {
-            tokio::select! {
-                biased;
-                answer = &mut answer => break answer?,
-                _ = parts.tick() => {
-                    left = left.checked_sub(1).ok_or_else(no_answer)?;
-                }
-            }
-        }
+        answered(ping.query_async(&mut connection), pushes).await?;
         probed(asked.elapsed());
     }
+}
+
+/// Awaits the answer of a probe. It comes behind all messages, so these count as a sign of life
+/// for some time.
+///
+/// It counts parts of the time, of which one at most passes while the process is stopped. So
+/// the answer of a living server comes first when the process goes on.
+async fn answered(
+    answer: impl Future<Output = Result<(), RedisError>>,
+    pushes: &AtomicU64,
+) -> Result<(), RedisError> {
+    let mut answer = std::pin::pin!(answer);
+    let mut parts = interval(PROBE_PART);
+    parts.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first one is over at once.
+    parts.tick().await;
+    let mut before = pushes.load(Relaxed);
+    let mut quiet = 0;
+    for _ in 0..=ANSWER_PARTS {
+        tokio::select! {
+            biased;
+            answer = &mut answer => return answer,
+            _ = parts.tick() => {}
+        }
+        let now = pushes.load(Relaxed);
+        quiet = if now == before { quiet + 1 } else { 0 };
+        before = now;
+        if quiet > QUIET_PARTS {
+            break;
+        }
+    }
+    Err(no_answer())
 }
 
 fn no_answer() -> RedisError {
@@ -476,5 +510,48 @@ impl fmt::Debug for Redis {
     // The client's own output may contain a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::pending;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn probe_is_awaited_longer_while_messages_arrive() {
+        let pushes = AtomicU64::new(7);
+        let time = async |answer: Duration, messages: Duration| {
+            let began = Instant::now();
+            let answer = async {
+                sleep(answer).await;
+                Ok(())
+            };
+            let arrive = async {
+                while began.elapsed() < messages {
+                    sleep(Duration::from_millis(100)).await;
+                    pushes.fetch_add(1, Relaxed);
+                }
+                pending::<()>().await;
+            };
+            let result = tokio::select! {
+                result = answered(answer, &pushes) => result,
+                () = arrive => unreachable!(),
+            };
+            (result.is_ok(), began.elapsed().as_millis())
+        };
+        let second = Duration::from_secs(1);
+        assert_eq!(time(3 * second, Duration::ZERO).await, (true, 3000));
+        let (is_answered, after) = time(60 * second, Duration::ZERO).await;
+        assert!(!is_answered && (3000..=3500).contains(&after), "{after}");
+        assert_eq!(time(12 * second, 12 * second).await, (true, 12_000));
+        let (is_answered, after) = time(60 * second, 6 * second).await;
+        assert!(!is_answered && (9000..=10_000).contains(&after), "{after}");
+        let (is_answered, after) = time(60 * second, 60 * second).await;
+        assert!(
+            !is_answered && (15_000..=15_500).contains(&after),
+            "{after}"
+        );
     }
 }

@@ -46,6 +46,8 @@ struct State {
     removed: HashMap<Subject, u64>,
     /// Number of the last change.
     number: u64,
+    /// `true` from the restart for a connection until it ends. Changes are listed only then.
+    is_live: bool,
 }
 
 /// A subscription.
@@ -79,10 +81,14 @@ impl Wanted {
                 }
                 // The bus may not have ended the subscription yet.
                 let number = state.removed.remove(&subject).unwrap_or(next);
-                state.added.push_back(subject.clone());
+                if state.is_live {
+                    state.added.push_back(subject.clone());
+                }
                 state.subjects.insert(subject, number);
             } else if let Some(number) = state.subjects.remove(&subject) {
-                state.removed.insert(subject, number);
+                if state.is_live {
+                    state.removed.insert(subject, number);
+                }
             } else {
                 continue;
             }
@@ -105,11 +111,19 @@ impl Wanted {
     pub(super) fn restart(&self) -> (Vec<Subscription>, u64) {
         let mut state = lock(&self.state);
         (state.added, state.removed) = Default::default();
+        state.is_live = true;
         let all = state.subjects.iter().map(|(subject, number)| Subscription {
             subject: subject.clone(),
             number: *number,
         });
         (all.collect(), state.number)
+    }
+
+    /// Takes note that the connection has ended. The next one gets all subjects.
+    pub(super) fn stop(&self) {
+        let mut state = lock(&self.state);
+        (state.added, state.removed) = Default::default();
+        state.is_live = false;
     }
 
     /// Returns some changes.
@@ -120,6 +134,7 @@ impl Wanted {
             added,
             removed,
             number,
+            ..
         } = &mut *state;
         let removals: Vec<_> = removed.keys().take(BATCH).cloned().collect();
         let removals = removals.into_iter().filter_map(|subject| {
@@ -181,6 +196,7 @@ mod tests {
     #[test]
     fn changes_are_taken_once_and_a_new_connection_gets_all() {
         let wanted = Wanted::default();
+        assert_eq!(wanted.restart(), (Vec::new(), 0));
         wanted.change((0..600).map(|n| (subject(n), true)));
         let batch = wanted.take();
         assert_eq!((batch.add.len(), batch.remove.len()), (BATCH, 0));
@@ -205,6 +221,7 @@ mod tests {
     #[test]
     fn subscription_that_has_not_ended_keeps_its_number() {
         let wanted = Wanted::default();
+        wanted.restart();
         let number = |wanted: &Wanted| wanted.take().add[0].number;
         wanted.change([(subject(1), true)]);
         assert_eq!(number(&wanted), 1);
@@ -215,6 +232,40 @@ mod tests {
         wanted.change([(subject(1), true)]);
         assert_eq!(number(&wanted), 5);
         assert_eq!(wanted.restart().0[0].number, 5);
+    }
+
+    #[test]
+    fn changes_without_a_connection_are_not_listed() {
+        let wanted = Wanted::default();
+        let change_often = || {
+            for n in 100..10_100 {
+                wanted.change([(subject(n), true)]);
+                wanted.change([(subject(n), false)]);
+            }
+            let state = lock(&wanted.state);
+            let capacity = (state.added.capacity(), state.removed.capacity());
+            assert_eq!(capacity, (0, 0));
+        };
+        change_often();
+        wanted.change((0..3).map(|n| (subject(n), true)));
+        let (all, number) = wanted.restart();
+        assert_eq!((all.len(), number), (3, 20_003));
+        wanted.change([(subject(1), false), (subject(4), true)]);
+        wanted.stop();
+        change_often();
+        wanted.change([(subject(5), true)]);
+        let (all, number) = wanted.restart();
+        let mut all: Vec<_> = all.into_iter().map(|it| it.subject).collect();
+        let mut expected = [0, 2, 4, 5].map(subject);
+        all.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!((&all[..], number), (&expected[..], 40_006));
+        let none = Batch {
+            add: Vec::new(),
+            remove: Vec::new(),
+            number: Some(number),
+        };
+        assert_eq!(wanted.take(), none);
     }
 
     #[tokio::test]

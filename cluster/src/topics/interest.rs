@@ -259,7 +259,16 @@ impl<K: Key> Follower<K> {
             };
             self.times.remove(&number);
             let bytes = key.key_bytes();
-            lock(&shared.interest.held).remove(&*bytes);
+            let mut held = lock(&shared.interest.held);
+            // A member may have joined since, whose change waits for a later batch.
+            if shared.topics.count(&key) > 0 {
+                if let Some(Held(topic)) = held.get(&*bytes) {
+                    topic.lingering.store(0, Relaxed);
+                }
+                continue;
+            }
+            held.remove(&*bytes);
+            drop(held);
             let subject = shared.subject(&bytes);
             if shared.buckets.is_some() {
                 let Some(topics) = self.buckets.get_mut(&subject) else {
@@ -290,5 +299,53 @@ impl<K: Key, Out> Drop for Shared<K, Out> {
         self.inner.counters.dropped_sets.add(&self.counters);
         // The task ends because the topics are gone.
         self.interest.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use getty_core::{Connection, Session, driver};
+
+    use super::*;
+    use crate::{Cluster, form::Plain};
+
+    #[tokio::test(start_paused = true)]
+    async fn topic_with_members_keeps_its_subscription_while_its_change_waits() {
+        const WAIT: Duration = Duration::from_secs(60);
+        let cluster = Cluster::of("app").start();
+        cluster.up().await;
+        let rooms = cluster.topics::<u64, String>("rooms", Plain);
+        let connection = Connection::new(());
+        let (session, _driver): (Session<String>, _) = driver::pair(connection.handle().clone());
+        for n in 0..2000 {
+            rooms.join(n, &session);
+        }
+        for n in 0..2000 {
+            assert!(rooms.subscribed(&n, WAIT).await);
+        }
+        let topic = |n: u64| rooms.shared.interest.topic(&n.key_bytes());
+        let before: Vec<_> = (0..200).map(|n| topic(n).unwrap()).collect();
+        for n in 0..200 {
+            rooms.leave(&n, &session);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        // Those that return come behind others in the order of the set of changes, and the others
+        // are more than may linger.
+        for n in 0..200 {
+            rooms.join(n, &session);
+        }
+        for n in 200..2000 {
+            rooms.leave(&n, &session);
+        }
+        for n in 0..200 {
+            assert!(rooms.subscribed(&n, WAIT).await);
+        }
+        tokio::time::sleep(WAIT).await;
+        for (n, before) in (0..).zip(&before) {
+            let after = topic(n).expect("the topic has a member");
+            assert!(Arc::ptr_eq(before, &after), "{n}");
+            assert_eq!(after.lingering.load(Relaxed), 0);
+        }
+        assert_eq!(rooms.shared.interest.len(), 200);
     }
 }

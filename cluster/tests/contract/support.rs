@@ -31,13 +31,15 @@ impl Guest {
     /// Returns the messages that were sent to this session since the last call.
     pub(crate) fn received(&mut self) -> Vec<String> {
         self.driver.register(&Context::from_waker(Waker::noop()));
-        std::iter::from_fn(|| self.driver.next_outgoing())
+        let received = std::iter::from_fn(|| self.driver.next_outgoing())
             .map(|outgoing| match outgoing.payload {
                 Payload::Message(message) => message,
                 Payload::Shared(message) => message.message(),
                 other => panic!("unexpected payload: {other:?}"),
             })
-            .collect()
+            .collect();
+        self.driver.set_backpressure(false);
+        received
     }
 }
 

@@ -64,6 +64,7 @@ impl Member {
                 }
             }
         }
+        self.driver.set_backpressure(false);
     }
 }
 
