@@ -184,9 +184,10 @@ async fn number_of_consecutive_attempts_can_be_limited() {
 async fn client_that_gives_up_does_not_log_that_it_continues() {
     let log = Log::capture();
     let host = Host::default();
-    let client = without_jitter()
-        .with_max_attempts(3)
-        .connect(host.connector(), (), ignoring_client);
+    let client =
+        without_jitter()
+            .with_max_attempts(3)
+            .connect(host.connector(), (), ignoring_client);
     soon(client.stopped()).await;
     assert_eq!(host.dials(), 3);
     let events = log.events();

@@ -52,7 +52,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Number of wakes without a result after which a task is stuck: it wakes itself for ever.
+/// Number of wakes without a result after which a task is stuck.
 const MAX_WAKES: usize = 1000;
 
 /// Polls until it is ready, or until nothing wakes the task within an hour.
