@@ -22,8 +22,8 @@ use super::listener::Listener;
 /// would stop the listener: a layer may do this. A source that has ended must stay pending.
 ///
 /// An error concerns a single connection or is temporary, as with [`Listener::poll_accept`].
-/// After `ConnectionAborted`, the kind for an error of one connection, the next accept begins at
-/// once. Other kinds may pause the listener for up to a second.
+/// After `ConnectionAborted`, the kind for an error of one connection, the next accept begins
+/// at once. Other kinds may pause the listener for up to a second.
 ///
 /// A poll that is cancelled loses no connection. The accept in progress is dropped with the
 /// listener, and a connection that it has already taken is lost.
