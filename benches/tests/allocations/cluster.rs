@@ -26,5 +26,6 @@ pub(crate) fn allocates_as_a_broadcast_does() {
     );
     // An empty list of members as well.
     assert!(publish <= 2 * messages + some, "no member here: {publish}");
-    assert!(receive <= messages + some, "of another node: {receive}");
+    // The copy of a short message out of the read buffer as well.
+    assert!(receive <= 2 * messages + some, "of another node: {receive}");
 }
