@@ -277,10 +277,11 @@ fn line_that_ends_with_a_space_and_lf_is_complete_for_ppp_alone() {
     for line in [
         &b"PROXY UNKNOWN a \n"[..],
         b"PROXY UNKNOWN AAa0aAa  0aaaa \n",
-        b"PROXY UNKNOWN ff::x \n\rGE",
     ] {
         assert_eq!(compare(line), [None, Some(Deviation::SpaceAsCr)]);
     }
+    let [_, ppp] = compare(b"PROXY UNKNOWN ff::x \n\rGE");
+    assert_eq!(ppp, Some(Deviation::SpaceAsCr));
 }
 
 proptest! {
