@@ -108,7 +108,8 @@ async fn assert_no_leak<F: Future<Output = ()>>(
     run(total).await;
     let after = Usage::now(tasks).await;
     println!("{what}: {before:?} before {total} connections, {after:?} after");
-    assert_eq!(after.tasks, before.tasks, "{what}");
+    // A task of the first connections may have ended meanwhile.
+    assert!(after.tasks <= before.tasks, "{what}");
     assert_eq!(after.descriptors, before.descriptors, "{what}");
     // A block that each connection leaks would be thousands. A few may be those of the batch
     // that ended last, such as entries of pools.

@@ -108,7 +108,7 @@ const PHASES: [Phase; 4] = [
 async fn session_of_a_udp_peer_that_vanishes_in_any_phase_ends_alone() {
     for phase in PHASES {
         let side = Side::new();
-        let idle = IdleTimeoutLayer::any_traffic(Duration::from_millis(100));
+        let idle = IdleTimeoutLayer::any_traffic(Duration::from_millis(300));
         let stack = ServiceBuilder::new().layer(idle).service(side.server());
         let stack = side.outside(stack);
         let listener = UdpListener::bind("127.0.0.1:0").await.unwrap();
