@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex},
-    task::{Context, Waker},
 };
 
 use bytes::Bytes;
@@ -13,13 +12,13 @@ use getty_cluster::{
     bus::{Bus, Event, Limits, PublishError, Sink},
     form::Plain,
 };
-use getty_core::{
-    Connection, Session,
-    driver::{self, Driver, Payload},
-};
 use tower::BoxError;
 
+use self::guest::Guest;
 use crate::kit::{Input, block_on, idle};
+
+#[path = "../../cluster/tests/contract/guest.rs"]
+mod guest;
 
 /// Bus that keeps what a node does with it.
 #[derive(Clone, Default)]
@@ -79,38 +78,6 @@ impl Bus for Tap {
     }
 }
 
-/// Member of topics without a socket.
-struct Member {
-    session: Session<Vec<u8>>,
-    driver: Driver<Vec<u8>>,
-    _connection: Connection<()>,
-}
-
-impl Member {
-    fn new() -> Self {
-        let connection = Connection::new(());
-        let (session, driver) = driver::pair(connection.handle().clone());
-        Self {
-            session,
-            driver,
-            _connection: connection,
-        }
-    }
-
-    fn received(&mut self) -> Vec<Vec<u8>> {
-        self.driver.register(&Context::from_waker(Waker::noop()));
-        let received = std::iter::from_fn(|| self.driver.next_outgoing())
-            .map(|outgoing| match outgoing.payload {
-                Payload::Message(message) => message,
-                Payload::Shared(message) => message.message(),
-                other => panic!("unexpected payload: {other:?}"),
-            })
-            .collect();
-        self.driver.set_backpressure(false);
-        received
-    }
-}
-
 /// Frame as docs and comments of getty-cluster describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Frame<'a> {
@@ -152,7 +119,7 @@ pub(crate) fn bus_frames(data: &[u8]) {
         let tap = Tap::default();
         let cluster = Cluster::of("fuzz").over(tap.clone()).start();
         let rooms = cluster.topics::<Vec<u8>, Vec<u8>>("rooms", Plain);
-        let mut member = Member::new();
+        let mut member = Guest::new();
         rooms.join_as(KEY.to_vec(), &member.session, "a card");
         let sink = tap.connect().await;
         idle().await;
@@ -215,7 +182,7 @@ pub(crate) fn bus_frames(data: &[u8]) {
         let other = Tap::default();
         let second = Cluster::of("fuzz").over(other.clone()).start();
         let rooms = second.topics::<Vec<u8>, Vec<u8>>("rooms", Plain);
-        let mut member = Member::new();
+        let mut member = Guest::new();
         rooms.join(KEY.to_vec(), &member.session);
         let sink = other.connect().await;
         for (to, frame) in published {
@@ -257,7 +224,7 @@ pub(crate) fn bus_subjects(data: &[u8]) {
                 let tap = Tap::default();
                 let cluster = Cluster::of(&namespace).over(tap.clone()).start();
                 let topics = cluster.topics::<Vec<u8>, Vec<u8>>(&set, Plain);
-                let member = Member::new();
+                let member = Guest::new();
                 topics.join(key.clone(), &member.session);
                 tap.connect().await;
                 idle().await;

@@ -5,6 +5,7 @@ mod claims;
 mod engine;
 #[cfg(all(feature = "nats", feature = "redis"))]
 mod engines;
+mod guest;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod nodes;
