@@ -3,8 +3,6 @@
 //! The three agree except where `tests/net/proxy_protocol/differential.rs` names a reason. The
 //! reasons here are the same.
 
-use std::sync::Arc;
-
 use getty::{
     Address, BoxError, Connection, Endpoints, Layer, TransportKind,
     layers::access::{AccessList, IpNet},
@@ -14,20 +12,13 @@ use ppp::v2;
 use tokio::io::AsyncReadExt;
 use tower::{ServiceExt, service_fn};
 
+use self::references::{Defect, Outcome, by_ppp, by_proxy_header};
 use crate::kit::{After, Input, Wire, block_on, same_for_all_pieces, wire};
 
+#[path = "../../tests/net/proxy_protocol/references.rs"]
+mod references;
+
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Defect {
-    Invalid,
-    /// More bytes could complete the header.
-    Incomplete,
-    TooLong,
-}
-
-/// The addresses of source and destination if the header sets them, and its length.
-type Outcome = Result<(Option<(Address, Address)>, usize), Defect>;
 
 /// Outcome of the layer with its TLVs.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,7 +65,6 @@ fn ours(pieces: &[&[u8]], max: usize) -> Ours {
                 ProxyError::Header(HeaderError::TooLong { .. }) if is_line => {
                     invalid(Defect::Invalid, Some(HeaderError::Line))
                 }
-                ProxyError::Header(HeaderError::TooLong { .. }) => invalid(Defect::TooLong, None),
                 ProxyError::Header(defect) => invalid(Defect::Invalid, Some(*defect)),
                 other => panic!("{other:?}"),
             };
@@ -102,78 +92,6 @@ fn ours(pieces: &[&[u8]], max: usize) -> Ours {
         defect: None,
         tlvs: tlvs.unwrap_or_default(),
     }
-}
-
-fn by_proxy_header(bytes: &[u8]) -> Outcome {
-    use proxy_header::{Error, ParseConfig, ProxyHeader};
-    match ProxyHeader::parse(bytes, ParseConfig::default()) {
-        Ok((header, len)) => {
-            let addresses = header.proxied_address();
-            let addresses = addresses.map(|both| (both.source.into(), both.destination.into()));
-            Ok((addresses, len))
-        }
-        Err(Error::BufferTooShort) => Err(Defect::Incomplete),
-        Err(_) => Err(Defect::Invalid),
-    }
-}
-
-fn by_ppp(bytes: &[u8]) -> Outcome {
-    use ppp::{HeaderResult, PartialResult, v1};
-    let result = HeaderResult::parse(bytes);
-    if result.is_incomplete() {
-        return Err(Defect::Incomplete);
-    }
-    let ips = |source: std::net::SocketAddr, destination: std::net::SocketAddr| {
-        Some((Address::Ip(source), Address::Ip(destination)))
-    };
-    match result {
-        HeaderResult::V1(Ok(header)) => {
-            let addresses = match header.addresses {
-                v1::Addresses::Tcp4(both) => ips(
-                    (both.source_address, both.source_port).into(),
-                    (both.destination_address, both.destination_port).into(),
-                ),
-                v1::Addresses::Tcp6(both) => ips(
-                    (both.source_address, both.source_port).into(),
-                    (both.destination_address, both.destination_port).into(),
-                ),
-                v1::Addresses::Unknown => None,
-            };
-            Ok((addresses, header.header.len()))
-        }
-        HeaderResult::V2(Ok(header)) => {
-            let addresses = match header.addresses {
-                _ if header.command == v2::Command::Local => None,
-                v2::Addresses::IPv4(both) => ips(
-                    (both.source_address, both.source_port).into(),
-                    (both.destination_address, both.destination_port).into(),
-                ),
-                v2::Addresses::IPv6(both) => ips(
-                    (both.source_address, both.source_port).into(),
-                    (both.destination_address, both.destination_port).into(),
-                ),
-                v2::Addresses::Unspecified => None,
-                v2::Addresses::Unix(ref both) => {
-                    Some((unix(&both.source), unix(&both.destination)))
-                }
-            };
-            Ok((addresses, header.len()))
-        }
-        HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => Err(Defect::Invalid),
-    }
-}
-
-fn unix(path: &[u8]) -> Address {
-    let path = path.split(|byte| *byte == 0).next().unwrap_or_default();
-    #[cfg(unix)]
-    let path: &std::path::Path = {
-        use std::os::unix::ffi::OsStrExt;
-        std::ffi::OsStr::from_bytes(path).as_ref()
-    };
-    #[cfg(not(unix))]
-    let path: &std::path::Path = str::from_utf8(path).unwrap_or_default().as_ref();
-    let is_named = !path.as_os_str().is_empty();
-    Address::Unix(is_named.then(|| Arc::from(path)))
 }
 
 /// Returns `true` if a reference may differ from getty here.
@@ -225,7 +143,7 @@ pub(crate) fn proxy_header(data: &[u8]) {
     if let Ok((_, length)) = ours.outcome {
         assert!(length <= max);
     }
-    if ours.outcome == Err(Defect::TooLong) {
+    if let Some(HeaderError::TooLong { .. }) = ours.defect {
         return;
     }
     let (proxy_header, ppp) = (by_proxy_header(bytes), by_ppp(bytes));

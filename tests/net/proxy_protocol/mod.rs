@@ -4,6 +4,7 @@
 mod connector;
 mod contracts;
 mod differential;
+mod references;
 mod stack;
 
 use std::{
