@@ -3,7 +3,7 @@
 use std::{
     io::{self, IoSlice},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -92,17 +92,8 @@ impl Transport for Messages {
 
     fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let state = &mut *self.wire.lock();
-        state.counts.writes += 1;
         assert_eq!(state.closed_with, None, "sent after the close");
-        if state.hesitates(cx) {
-            return Poll::Pending;
-        }
-        if state.writes_until_reset == Some(0) {
-            state.reset();
-        }
-        if let Some(kind) = state.write_error {
-            return Poll::Ready(Err(kind.into()));
-        }
+        ready!(state.poll_write(cx))?;
         let message: Bytes = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
         // a message is taken as a whole or not at all
         if state.room == 0 {
@@ -124,13 +115,7 @@ impl Transport for Messages {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let state = &mut *self.wire.lock();
-        state.counts.flushes += 1;
-        if state.holds_flush {
-            return state.wait(cx);
-        }
-        if state.hesitates(cx) {
-            return Poll::Pending;
-        }
+        ready!(state.poll_flush(cx));
         let unflushed = std::mem::take(&mut state.unflushed);
         state.messages.extend(unflushed);
         state.flushed = state.output.len();
@@ -157,12 +142,8 @@ impl Transport for Messages {
 
     fn poll_close(&mut self, cx: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>> {
         let state = &mut *self.wire.lock();
-        state.counts.shutdowns += 1;
         state.closed_with = Some(reason.clone());
-        if state.holds_close {
-            return state.wait(cx);
-        }
-        state.shut = true;
+        ready!(state.poll_shutdown(cx));
         self.wire.changed.notify_waiters();
         Poll::Ready(Ok(()))
     }
@@ -170,7 +151,6 @@ impl Transport for Messages {
 
 impl Drop for Messages {
     fn drop(&mut self) {
-        self.wire.lock().gone = true;
-        self.wire.changed.notify_waiters();
+        self.wire.leave();
     }
 }

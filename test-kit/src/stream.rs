@@ -4,7 +4,7 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Buf;
@@ -162,16 +162,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         let bytes: Vec<u8> = bufs.iter().flat_map(|buf| buf.to_vec()).collect();
         let state = &mut *self.wire.lock();
-        state.counts.writes += 1;
-        if state.hesitates(cx) {
-            return Poll::Pending;
-        }
-        if state.writes_until_reset == Some(0) {
-            state.reset();
-        }
-        if let Some(kind) = state.write_error {
-            return Poll::Ready(Err(kind.into()));
-        }
+        ready!(state.poll_write(cx))?;
         assert!(!state.shut, "written to after the shutdown");
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
@@ -201,13 +192,7 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let state = &mut *self.wire.lock();
-        state.counts.flushes += 1;
-        if state.holds_flush {
-            return state.wait(cx);
-        }
-        if state.hesitates(cx) {
-            return Poll::Pending;
-        }
+        ready!(state.poll_flush(cx));
         state.flushed = state.output.len();
         self.wire.changed.notify_waiters();
         Poll::Ready(Ok(()))
@@ -215,11 +200,7 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let state = &mut *self.wire.lock();
-        state.counts.shutdowns += 1;
-        if state.holds_close {
-            return state.wait(cx);
-        }
-        state.shut = true;
+        ready!(state.poll_shutdown(cx));
         let answers = !state.stays_open && !state.half_open;
         if answers && state.endless.is_none() && state.end.is_none() {
             state.end = Some(Ok(()));
@@ -231,7 +212,6 @@ impl AsyncWrite for Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.wire.lock().gone = true;
-        self.wire.changed.notify_waiters();
+        self.wire.leave();
     }
 }

@@ -157,6 +157,40 @@ impl State {
         hesitates
     }
 
+    /// Counts a write. It is ready if the write may proceed or fails.
+    pub(crate) fn poll_write(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        self.counts.writes += 1;
+        if self.hesitates(cx) {
+            return Poll::Pending;
+        }
+        if self.writes_until_reset == Some(0) {
+            self.reset();
+        }
+        Poll::Ready(self.write_error.map_or(Ok(()), |kind| Err(kind.into())))
+    }
+
+    /// Counts a flush. It is ready if the flush may proceed.
+    pub(crate) fn poll_flush(&mut self, cx: &Context<'_>) -> Poll<()> {
+        self.counts.flushes += 1;
+        if self.holds_flush {
+            return self.wait(cx);
+        }
+        if self.hesitates(cx) {
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+
+    /// Counts an end of the output. It is ready if the output may end.
+    pub(crate) fn poll_shutdown(&mut self, cx: &Context<'_>) -> Poll<()> {
+        self.counts.shutdowns += 1;
+        if self.holds_close {
+            return self.wait(cx);
+        }
+        self.shut = true;
+        Poll::Ready(())
+    }
+
     /// Returns a random number from 1 to `most`, or `most` without random faults.
     pub(crate) fn random_part(&mut self, most: usize) -> usize {
         match &mut self.random {
@@ -189,6 +223,12 @@ impl Wire {
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         // a failed assertion in one test task must not hide behind the poison of another
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the session has dropped its transport.
+    pub(crate) fn leave(&self) {
+        self.lock().gone = true;
+        self.changed.notify_waiters();
     }
 
     /// Changes the state and wakes the session.
