@@ -2,79 +2,29 @@
 //! other test found; see docs/faults.md.
 
 use std::{
-    io::{self, IoSlice},
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    },
-    task::{Context, Poll, Waker},
+    task::{Context, Waker},
     time::Duration,
 };
 
 use getty::{
     BoxError, CodecLayer, Connection, Request, ServiceBuilder, Session, SessionLayer, SessionTask,
-    codec::Lines, service_fn,
+    Transport, codec::Lines, service_fn,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
+    io::{AsyncReadExt, AsyncWriteExt, duplex},
     time::{Instant, sleep},
 };
 
 use crate::app::soon;
 
-/// A pipe that counts writes.
-struct Counting(DuplexStream, Arc<AtomicUsize>);
-
-impl AsyncRead for Counting {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Counting {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.1.fetch_add(1, SeqCst);
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.1.fetch_add(1, SeqCst);
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
-
 /// Opens a session that echoes lines. A line with a number is echoed after this number of
 /// seconds.
-async fn open(
+async fn open<T: Transport + Send + 'static>(
     layer: SessionLayer,
-    pipe: usize,
-) -> (Session<String>, SessionTask, DuplexStream, Arc<AtomicUsize>) {
-    let (near, far) = duplex(pipe);
-    let writes = Arc::<AtomicUsize>::default();
+    io: T,
+) -> (Session<String>, SessionTask) {
     let connector = service_fn(|io| async { Ok::<_, BoxError>(Connection::new(io)) });
-    let io = Counting(near, Arc::clone(&writes));
-    let (session, task) = getty::connect(connector, io, |link| {
+    getty::connect(connector, io, |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(Lines::new()))
             .layer(link)
@@ -87,8 +37,7 @@ async fn open(
             })
     })
     .await
-    .unwrap();
-    (session, task, far, writes)
+    .unwrap()
 }
 
 /// Lets all tasks run.
@@ -101,7 +50,8 @@ const TEN_BYTES: &str = "123456abc";
 #[tokio::test(start_paused = true)]
 async fn pushes_stop_above_the_high_watermark_and_resume_at_the_low_one() {
     let layer = SessionLayer::new().with_watermarks(10, 30);
-    let (session, _task, mut peer, _) = open(layer, 16).await;
+    let (io, mut peer) = duplex(16);
+    let (session, _task) = open(layer, io).await;
     for _ in 0..6 {
         session.try_send(TEN_BYTES.to_owned()).unwrap();
     }
@@ -125,7 +75,8 @@ async fn pushes_stop_above_the_high_watermark_and_resume_at_the_low_one() {
 #[tokio::test(start_paused = true)]
 async fn equal_watermarks_let_pushes_resume_at_both() {
     let layer = SessionLayer::new().with_watermarks(20, 20);
-    let (session, _task, _peer, _) = open(layer, 10).await;
+    let (io, _peer) = duplex(10);
+    let (session, _task) = open(layer, io).await;
     for _ in 0..6 {
         session.try_send(TEN_BYTES.to_owned()).unwrap();
     }
@@ -139,24 +90,22 @@ async fn equal_watermarks_let_pushes_resume_at_both() {
 #[tokio::test(start_paused = true)]
 async fn replies_share_a_write_until_they_are_above_the_high_watermark() {
     let layer = SessionLayer::new().with_watermarks(10, 30);
-    let (_session, _task, mut peer, writes) = open(layer, 1024).await;
-    let mut read = [0; 40];
+    let (io, peer) = getty_test::stream();
+    let (_session, _task) = open(layer, io).await;
     // Four replies are the first that exceed 30 bytes.
     for (lines, expected) in [(3, 1), (4, 1), (5, 2), (8, 2)] {
-        writes.store(0, SeqCst);
-        let input = format!("{TEN_BYTES}\n").repeat(lines);
-        peer.write_all(input.as_bytes()).await.unwrap();
-        for _ in 0..lines {
-            peer.read_exact(&mut read[..10]).await.unwrap();
-        }
-        assert_eq!(writes.load(SeqCst), expected, "{lines} lines");
+        let before = peer.counts().writes;
+        peer.send(format!("{TEN_BYTES}\n").repeat(lines));
+        peer.bytes(10 * lines).await;
+        assert_eq!(peer.counts().writes - before, expected, "{lines} lines");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn failed_write_fails_queued_senders_at_once_while_a_handler_continues() {
     let layer = SessionLayer::new().with_watermarks(1, 10);
-    let (session, task, mut peer, _) = open(layer, 16).await;
+    let (io, mut peer) = duplex(16);
+    let (session, task) = open(layer, io).await;
     peer.write_all(b"3\n").await.unwrap();
     idle().await;
     let sends: Vec<_> = (0..3)
