@@ -23,7 +23,7 @@ use std::io::{self, Write};
 use getty::{
     BoxError, Client, CloseReason, CodecLayer, Connection, Layer, NoReply, OpenError, Service,
     ServiceBuilder, SessionLayer,
-    client::{Decision, Ended, State, StateWatch},
+    client::{ClientState, Decision, Ended, StateWatch},
     codec::Lines,
     handle,
     net::{
@@ -161,10 +161,10 @@ fn stdin_lines() -> mpsc::Receiver<String> {
 async fn print_states(mut watch: StateWatch, target: String) {
     while let Some(state) = watch.changed().await {
         match state {
-            State::Open(1) => eprintln!("* connected to {target}"),
-            State::Open(_) => eprintln!("* connected to {target} again"),
-            State::Waiting(_) => eprintln!("* no connection to {target}: {state}"),
-            State::Failed(failure) => eprintln!("* {failure}"),
+            ClientState::Open(1) => eprintln!("* connected to {target}"),
+            ClientState::Open(_) => eprintln!("* connected to {target} again"),
+            ClientState::Waiting(_) => eprintln!("* no connection to {target}: {state}"),
+            ClientState::Failed(failure) => eprintln!("* {failure}"),
             _ => {}
         }
     }

@@ -38,7 +38,7 @@ async fn main() -> Result<(), Report> {
         Some("status.localhost") => Ok(status_tls.clone()),
         _ => Err(TlsRefusal::unrecognized_name()),
     })
-    .with_handshake_rate(Rate::per_second(500).burst(200));
+    .with_handshake_rate(Rate::per_second(500).with_burst(200));
 
     let pending = PendingLimitLayer::new(1_000).with_overflow(Overflow::DropOldest);
     let local: IpNet = "127.0.0.0/8".parse()?;

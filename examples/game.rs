@@ -36,7 +36,7 @@ use getty::{
     codec::Lines,
     handle,
     layers::{HandleErrorLayer, IdleTimeoutLayer},
-    net::{Admit, Overflow, TcpListener, UdpListener, UdpPeer},
+    net::{TcpListener, UdpAdmission, UdpListener, UdpOverflow, UdpPeer},
     ws::{Messages, WsLayer, WsTransport},
 };
 use tokio::{
@@ -64,13 +64,13 @@ async fn main() -> Result<(), Report> {
         .with_max_peers(10_000)
         // Only the latest command to steer matters. When the queue is full, drop older ones.
         .with_queue(8, 8 * MAX_MESSAGE)
-        .with_overflow(Overflow::DropOldest)
+        .with_overflow(UdpOverflow::DropOldest)
         // An unknown peer gets no session unless its first datagram is a `join`.
         .with_admit(|first| {
             if first.payload.starts_with(b"join ") {
-                Admit::Open
+                UdpAdmission::Open
             } else {
-                Admit::Ignore
+                UdpAdmission::Ignore
             }
         })
         .bind(report::address("127.0.0.1:7030")?)

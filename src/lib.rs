@@ -324,7 +324,7 @@
 //!
 //! - A handler can upgrade a running session with [`Reply::and_upgrade`], such as to TLS. The
 //!   session then neither reads nor calls handlers until the handshake is complete. It continues
-//!   as running over the new transport ([`upgrade::session`]).
+//!   as running over the new transport ([`upgrade`](upgrade#upgrade-of-an-open-session)).
 //! - A running session whose peer has ended its direction is half-closed. It handles the
 //!   messages that it has received, and sends replies and pushes.
 //! - The drain deadline bounds every phase from the close on. The default is 5 s

@@ -5,13 +5,13 @@ use std::time::Duration;
 /// Maximum rate of operations, such as handshakes.
 ///
 /// Operations are allowed at even intervals: 500 a second are one every 2 ms. After a pause, up
-/// to a [burst](Self::burst) of operations may follow each other at once. Any span of time
+/// to a [burst](Self::with_burst) of operations may follow each other at once. Any span of time
 /// allows a burst and one more operation for each interval at most.
 ///
 /// ```
 /// use getty_core::Rate;
 ///
-/// const HANDSHAKES: Rate = Rate::per_second(500).burst(200);
+/// const HANDSHAKES: Rate = Rate::per_second(500).with_burst(200);
 /// assert_eq!(HANDSHAKES.interval().as_millis(), 2);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,7 +60,7 @@ impl Rate {
 
     /// Sets the number of operations that may follow each other at once after a pause, at least
     /// 1. The default is the number of a period.
-    pub const fn burst(mut self, operations: u32) -> Self {
+    pub const fn with_burst(mut self, operations: u32) -> Self {
         self.burst = if operations == 0 { 1 } else { operations };
         self
     }
@@ -94,6 +94,9 @@ mod tests {
         assert_eq!(Rate::per_second(3).nanos(3), 1_000_000_000);
         assert_eq!(Rate::per_second(u32::MAX).nanos(1), 1);
         assert_eq!(Rate::new(1, Duration::MAX).burst_nanos(), u64::MAX);
-        assert_eq!(Rate::per_minute(60).burst(0).burst_nanos(), 1_000_000_000);
+        assert_eq!(
+            Rate::per_minute(60).with_burst(0).burst_nanos(),
+            1_000_000_000
+        );
     }
 }

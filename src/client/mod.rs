@@ -65,7 +65,7 @@
 //!   client replaces a session that they close.
 //! - The third failed attempt in a row, while no session is open, is logged as a warning with
 //!   its cause. Others have the level `DEBUG`. [`Client::watch`] returns each change of the
-//!   [`State`].
+//!   [`ClientState`].
 //! - [`Client::stop`] ends the client, and so does dropping its last clone. A dial or a pause
 //!   ends at once. Sessions are closed gracefully.
 
@@ -89,7 +89,7 @@ pub use self::{
     builder::ClientBuilder,
     ended::{ClientSendError, Decision, Ended, Failure, NoSession},
     pool::Pick,
-    state::{State, StateWatch},
+    state::{ClientState, StateWatch},
 };
 use self::{
     builder::Settings,
@@ -108,7 +108,7 @@ pub struct Client<Out>(Arc<Handle<Out>>);
 
 struct Handle<Out> {
     pool: Arc<Pool<Out>>,
-    states: watch::Receiver<State>,
+    states: watch::Receiver<ClientState>,
     stop: CancellationToken,
     done: CancellationToken,
     resend: bool,
@@ -141,7 +141,7 @@ impl<Out: Send + 'static> Client<Out> {
 
     fn start(settings: Settings<Out>, dial: Dial<Out>) -> Self {
         let pool = Arc::new(Pool::new(settings.pick.clone()));
-        let (sender, states) = watch::channel(State::Connecting);
+        let (sender, states) = watch::channel(ClientState::Connecting);
         let (stop, done) = (CancellationToken::new(), CancellationToken::new());
         let handle = Handle {
             pool: Arc::clone(&pool),
@@ -188,8 +188,8 @@ impl<Out> Client<Out> {
             // task.
             let state = states.borrow_and_update().clone();
             match state {
-                State::Failed(why) => return Err(NoSession::Failed(why)),
-                State::Stopped => return Err(NoSession::Stopped),
+                ClientState::Failed(why) => return Err(NoSession::Failed(why)),
+                ClientState::Stopped => return Err(NoSession::Stopped),
                 _ if self.0.stop.is_cancelled() => return Err(NoSession::Stopped),
                 _ => {}
             }
@@ -260,7 +260,7 @@ impl<Out> Client<Out> {
 
     /// Returns the current state of the client.
     #[must_use]
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> ClientState {
         self.watch().state()
     }
 

@@ -9,7 +9,7 @@ use super::Failure;
 /// State of a [`Client`](super::Client).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum State {
+pub enum ClientState {
     /// No session is open. One is being dialed, opened or prepared by the hooks, or the last one
     /// is closing.
     Connecting,
@@ -23,7 +23,7 @@ pub enum State {
     Stopped,
 }
 
-impl State {
+impl ClientState {
     /// Returns `true` if at least one session is open.
     #[must_use]
     pub const fn is_open(&self) -> bool {
@@ -49,7 +49,7 @@ impl State {
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for ClientState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connecting => f.write_str("connecting"),
@@ -65,7 +65,7 @@ impl fmt::Display for State {
     }
 }
 
-/// Watch of a client's [`State`], created by [`Client::watch`](super::Client::watch).
+/// Watch of a client's [`ClientState`], created by [`Client::watch`](super::Client::watch).
 ///
 /// It returns the latest state. States that ended between two calls are skipped. It does not
 /// keep the client alive.
@@ -97,16 +97,16 @@ impl fmt::Display for State {
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct StateWatch(watch::Receiver<State>);
+pub struct StateWatch(watch::Receiver<ClientState>);
 
 impl StateWatch {
-    pub(super) const fn new(receiver: watch::Receiver<State>) -> Self {
+    pub(super) const fn new(receiver: watch::Receiver<ClientState>) -> Self {
         Self(receiver)
     }
 
     /// Returns the current state.
     #[must_use]
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> ClientState {
         // The value is cloned at once, because a borrow would block the client.
         self.0.borrow().clone()
     }
@@ -117,7 +117,7 @@ impl StateWatch {
     /// # Cancel safety
     ///
     /// If the future is dropped before it is ready, no state is skipped.
-    pub async fn changed(&mut self) -> Option<State> {
+    pub async fn changed(&mut self) -> Option<ClientState> {
         if self.0.has_changed().is_ok_and(|changed| !changed) && self.state().is_final() {
             return None;
         }
@@ -131,7 +131,7 @@ impl StateWatch {
     /// # Cancel safety
     ///
     /// The future can be dropped at any time without an effect.
-    pub async fn wait_for(&mut self, mut wanted: impl FnMut(&State) -> bool) -> State {
+    pub async fn wait_for(&mut self, mut wanted: impl FnMut(&ClientState) -> bool) -> ClientState {
         loop {
             let state = self.0.borrow_and_update().clone();
             if state.is_final() || wanted(&state) || self.0.changed().await.is_err() {

@@ -20,7 +20,7 @@ use tokio_util::{
 };
 
 use super::{
-    Decision, Ended, Failure, State,
+    ClientState, Decision, Ended, Failure,
     attempts::Attempts,
     builder::Settings,
     members::{End, Lost, Members},
@@ -45,7 +45,7 @@ pub(super) struct Supervisor<Out: Send + 'static> {
     settings: Settings<Out>,
     dial: Dial<Out>,
     pool: Arc<Pool<Out>>,
-    states: watch::Sender<State>,
+    states: watch::Sender<ClientState>,
     stop: CancellationToken,
     /// Current attempt, at most one at a time.
     attempt: Option<BoxFuture<'static, Step<Out>>>,
@@ -80,7 +80,7 @@ impl<Out: Send + 'static> Supervisor<Out> {
         settings: Settings<Out>,
         dial: Dial<Out>,
         pool: Arc<Pool<Out>>,
-        states: watch::Sender<State>,
+        states: watch::Sender<ClientState>,
         stop: CancellationToken,
         done: DropGuard,
     ) -> Self {
@@ -103,11 +103,11 @@ impl<Out: Send + 'static> Supervisor<Out> {
     pub(super) async fn run(mut self) {
         let last = loop {
             if let Err(panic) = self.begin_attempt() {
-                break State::Failed(Failure::Panicked(panic));
+                break ClientState::Failed(Failure::Panicked(panic));
             }
             self.publish();
             let handled = match self.next().await {
-                Event::Stop => break State::Stopped,
+                Event::Stop => break ClientState::Stopped,
                 Event::Due => Ok(()),
                 Event::End(end) => self.handle_end(end),
                 Event::Step(Ok(step)) => self.stepped(step),
@@ -115,7 +115,7 @@ impl<Out: Send + 'static> Supervisor<Out> {
             };
             if let Err(why) = handled {
                 log(|| tracing::warn!(error = &why as &dyn std::error::Error, "client gave up"));
-                break State::Failed(why);
+                break ClientState::Failed(why);
             }
         };
         self.finish(last).await;
@@ -285,14 +285,15 @@ impl<Out: Send + 'static> Supervisor<Out> {
 
     fn publish(&self) {
         let state = if self.members.is_open() {
-            State::Open(self.generation)
+            ClientState::Open(self.generation)
         } else {
-            self.due().map_or(State::Connecting, State::Waiting)
+            self.due()
+                .map_or(ClientState::Connecting, ClientState::Waiting)
         };
         self.set_state(state);
     }
 
-    fn set_state(&self, state: State) {
+    fn set_state(&self, state: ClientState) {
         self.states.send_if_modified(|old| {
             let differs = !old.is_same(&state);
             if differs {
@@ -303,7 +304,7 @@ impl<Out: Send + 'static> Supervisor<Out> {
     }
 
     /// Publishes the final state and ends all sessions.
-    async fn finish(mut self, last: State) {
+    async fn finish(mut self, last: ClientState) {
         self.pool.close();
         self.set_state(last);
         self.drop_attempt();
@@ -343,11 +344,11 @@ impl<Out: Send + 'static> Drop for Supervisor<Out> {
         }
         self.pool.close();
         self.set_state(if std::thread::panicking() {
-            State::Failed(Failure::Panicked(Panic::from_payload(
+            ClientState::Failed(Failure::Panicked(Panic::from_payload(
                 &"the task of the client panicked",
             )))
         } else {
-            State::Stopped
+            ClientState::Stopped
         });
     }
 }

@@ -1,44 +1,45 @@
 //! Binary messages on transports that keep message boundaries.
-//!
-//! Pass it to `CodecLayer` in a stack if WebSocket or datagrams carry bytes. It is the
-//! counterpart of [`Text`](super::Text) for bytes. It differs from [`Raw`](super::Raw) in two
-//! points:
-//!
-//! - An empty message is a message. Several [formats](super::format) encode a value without
-//!   content as no bytes.
-//! - It refuses to decode byte streams, which have no boundaries between messages. Use
-//!   [`LengthDelimited`](super::LengthDelimited) or [`VarintDelimited`](super::VarintDelimited)
-//!   there.
-//!
-//! Scope: session. Each connection's clone remembers which kind of transport it decodes.
-//!
-//! ```
-//! use getty::codec::{Binary, BinaryError, Bytes, BytesMut, Decoder, Encoder};
-//!
-//! # fn main() -> Result<(), BinaryError> {
-//! let mut codec = Binary::new().with_max_length(8);
-//! let mut message = BytesMut::new();
-//! codec.encode(&b"\x01\x02"[..], &mut message)?;
-//! assert_eq!(codec.decode_eof(&mut message)?, Some(Bytes::from_static(b"\x01\x02")));
-//! assert_eq!(codec.decode_eof(&mut message)?, Some(Bytes::new()));
-//!
-//! let refused = codec.encode(&[0; 9][..], &mut message).unwrap_err();
-//! assert_eq!(refused.to_string(), "message of 9 bytes exceeds the maximum of 8");
-//! # Ok(())
-//! # }
-//! ```
 
 use std::{error::Error, fmt, io};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Decoder, Encoder, FrameCodec, FrameLimit, MAX_FRAME, clamp_max, text::Boundaries};
+use super::{
+    DEFAULT_MAX_FRAME, Decoder, Encoder, FrameCodec, FrameLimit, clamp_max, text::Boundaries,
+};
 
-/// Codec for binary messages of at most 64 KiB by default, which may be empty; see the
-/// [module](self).
+/// Codec for binary messages of at most 64 KiB by default, which may be empty.
+///
+/// Pass it to `CodecLayer` in a stack if WebSocket or datagrams carry bytes. It is the
+/// counterpart of [`Text`](super::Text) for bytes. It differs from [`Raw`](super::Raw) in two
+/// points:
+///
+/// - An empty message is a message. Several [formats](super::format) encode a value without
+///   content as no bytes.
+/// - It refuses to decode byte streams, which have no boundaries between messages. Use
+///   [`LengthDelimited`](super::LengthDelimited) or [`VarintDelimited`](super::VarintDelimited)
+///   there.
+///
+/// Scope: session. Each connection's clone remembers which kind of transport it decodes.
 ///
 /// A decoded message shares the memory of the read buffer. A message that is kept keeps the
 /// whole buffer alive. To keep a small part for long, keep a [`Bytes::copy_from_slice`].
+///
+/// ```
+/// use getty::codec::{Binary, BinaryError, Bytes, BytesMut, Decoder, Encoder};
+///
+/// # fn main() -> Result<(), BinaryError> {
+/// let mut codec = Binary::new().with_max_length(8);
+/// let mut message = BytesMut::new();
+/// codec.encode(&b"\x01\x02"[..], &mut message)?;
+/// assert_eq!(codec.decode_eof(&mut message)?, Some(Bytes::from_static(b"\x01\x02")));
+/// assert_eq!(codec.decode_eof(&mut message)?, Some(Bytes::new()));
+///
+/// let refused = codec.encode(&[0; 9][..], &mut message).unwrap_err();
+/// assert_eq!(refused.to_string(), "message of 9 bytes exceeds the maximum of 8");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Binary {
     max: usize,
@@ -50,7 +51,7 @@ impl Binary {
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            max: MAX_FRAME,
+            max: DEFAULT_MAX_FRAME,
             boundaries: Boundaries::Unknown,
         }
     }

@@ -109,8 +109,8 @@ pub trait FrameCodec: Decoder<Item: AsRef<[u8]>> {
     fn end_frame(&mut self, dst: &mut BytesMut, start: usize) -> Result<(), Self::Error>;
 
     /// Returns the maximum length of a payload in bytes, for a codec that wraps this one. The
-    /// default implementation returns [`MAX_FRAME`](super::MAX_FRAME).
+    /// default implementation returns [`DEFAULT_MAX_FRAME`](super::DEFAULT_MAX_FRAME).
     fn max_payload(&self) -> usize {
-        super::MAX_FRAME
+        super::DEFAULT_MAX_FRAME
     }
 }

@@ -1,40 +1,4 @@
 //! Length-delimited frames that share the memory they were read into.
-//!
-//! On the wire [`Frames`] and [`LengthDelimited`] are the same. They differ in the received
-//! message. [`LengthDelimited`] returns [`Bytes`], and each of these counts a reference to
-//! shared memory. That costs two atomic operations per message, which take as long as the rest
-//! of a small message. A [`Frame`] needs no atomic operation if it is sent back or
-//! [returned](Frames::reuse) before the next frame is decoded.
-//!
-//! Use [`Frames`] for many small frames over a stream. Only frames that arrive together share
-//! memory. So [`LengthDelimited`] is as good or better for messages that are kept, that are
-//! large, or that arrive one at a time (as over WebSocket and UDP).
-//!
-//! Pass it to `CodecLayer` in a stack. Scope: session. It keeps no state between reads.
-//!
-//! ```
-//! use getty::codec::{BytesMut, Decoder, FieldWidth, Frames, LengthDelimited};
-//!
-//! # fn main() -> Result<(), getty::codec::LengthDelimitedError> {
-//! let mut codec = Frames::new().max_frame_length(1024);
-//! let mut buffer = BytesMut::new();
-//! codec.encode(vec![1, 2, 3].into(), &mut buffer)?;
-//! codec.encode("hello".into(), &mut buffer)?;
-//! assert_eq!(buffer, b"\0\0\0\x03\x01\x02\x03\0\0\0\x05hello"[..]);
-//!
-//! let numbers = codec.decode(&mut buffer)?.unwrap();
-//! assert_eq!(numbers[..], [1, 2, 3]);
-//! // A frame may be kept, and may be sent to other threads.
-//! let hello = codec.decode(&mut buffer)?.unwrap();
-//! std::thread::spawn(move || assert_eq!(hello.into_bytes(), "hello")).join().unwrap();
-//!
-//! // Another header: a length of two bytes.
-//! let header = LengthDelimited::new().length_field_length(FieldWidth::U16);
-//! Frames::with_header(header).encode("hi".into(), &mut buffer)?;
-//! assert_eq!(buffer, b"\0\x02hi"[..]);
-//! # Ok(())
-//! # }
-//! ```
 
 use std::{
     cell::Cell,
@@ -217,7 +181,19 @@ impl From<Frame> for Bytes {
     }
 }
 
-/// Codec for length-delimited [`Frame`]s; see the [module](self).
+/// Codec for length-delimited [`Frame`]s.
+///
+/// On the wire [`Frames`] and [`LengthDelimited`] are the same. They differ in the received
+/// message. [`LengthDelimited`] returns [`Bytes`], and each of these counts a reference to
+/// shared memory. That costs two atomic operations per message, which take as long as the rest
+/// of a small message. A [`Frame`] needs no atomic operation if it is sent back or
+/// [returned](Frames::reuse) before the next frame is decoded.
+///
+/// Use [`Frames`] for many small frames over a stream. Only frames that arrive together share
+/// memory. So [`LengthDelimited`] is as good or better for messages that are kept, that are
+/// large, or that arrive one at a time (as over WebSocket and UDP).
+///
+/// Pass it to `CodecLayer` in a stack. Scope: session. It keeps no state between reads.
 ///
 /// The codec takes up to 8 KiB at a time out of the read buffer. These bytes may wait in
 /// addition to the session's bound on undecoded bytes. While one of them waits, the buffer that
@@ -225,6 +201,30 @@ impl From<Frame> for Bytes {
 /// without a pause. With [`LengthDelimited`] undecoded bytes are moved to a small buffer
 /// instead. A reply is a [`Frame`]. It may be `Bytes` if the stack's request is
 /// `Request<Frame, Bytes>`.
+///
+/// ```
+/// use getty::codec::{BytesMut, Decoder, FieldWidth, Frames, LengthDelimited};
+///
+/// # fn main() -> Result<(), getty::codec::LengthDelimitedError> {
+/// let mut codec = Frames::new().max_frame_length(1024);
+/// let mut buffer = BytesMut::new();
+/// codec.encode(vec![1, 2, 3].into(), &mut buffer)?;
+/// codec.encode("hello".into(), &mut buffer)?;
+/// assert_eq!(buffer, b"\0\0\0\x03\x01\x02\x03\0\0\0\x05hello"[..]);
+///
+/// let numbers = codec.decode(&mut buffer)?.unwrap();
+/// assert_eq!(numbers[..], [1, 2, 3]);
+/// // A frame may be kept, and may be sent to other threads.
+/// let hello = codec.decode(&mut buffer)?.unwrap();
+/// std::thread::spawn(move || assert_eq!(hello.into_bytes(), "hello")).join().unwrap();
+///
+/// // Another header: a length of two bytes.
+/// let header = LengthDelimited::new().length_field_length(FieldWidth::U16);
+/// Frames::with_header(header).encode("hi".into(), &mut buffer)?;
+/// assert_eq!(buffer, b"\0\x02hi"[..]);
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// A codec that wraps `Frames` and converts frames to another type should return each frame
 /// with [`reuse`](Self::reuse). To send, it should write the header itself because a [`Frame`]

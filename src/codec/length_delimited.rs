@@ -1,59 +1,4 @@
 //! Frames with a header that contains their length.
-//!
-//! Pass it to `CodecLayer` in a stack. Scope: session. It keeps no state between calls, so a
-//! truncated frame cannot affect the next one on a message transport.
-//!
-//! By default the header is the payload's length in four bytes, big-endian. The settings
-//! describe most headers that contain a length:
-//!
-//! ```text
-//! |  ...                 |  length field        |  ...  |  payload                      |
-//! |- length_field_offset |- length_field_length |       |- field + length_adjustment   -|
-//! |- num_skip                                          -|
-//! ```
-//!
-//! # Differences from tokio-util
-//!
-//! The settings have the names of those in [`tokio_util::codec::length_delimited::Builder`].
-//! They are methods of the codec and differ in these points:
-//!
-//! - `max_frame_length` limits the payload. In tokio-util it limits the length field of a
-//!   received frame, before the adjustment. The default is 64 KiB instead of 8 MiB.
-//! - `length_field_length` takes a [`FieldWidth`], so an invalid width does not compile.
-//! - The encoder writes the whole header, with zeros for the bytes that are not the length. In
-//!   tokio-util it writes the length field only.
-//! - `native_endian` and `length_field_type` do not exist.
-//! - A frame that ends before its own length field is an error.
-//! - Errors are typed; see [`LengthDelimitedError`].
-//!
-//! ```
-//! use getty::codec::{Bytes, BytesMut, Decoder, Encoder, FieldWidth};
-//! use getty::codec::{LengthDelimited, LengthDelimitedError};
-//!
-//! # fn main() -> Result<(), LengthDelimitedError> {
-//! let mut codec = LengthDelimited::new();
-//! let mut buffer = BytesMut::new();
-//! codec.encode(Bytes::from("hello"), &mut buffer)?;
-//! assert_eq!(buffer, b"\0\0\0\x05hello"[..]);
-//! assert_eq!(codec.decode(&mut buffer)?.unwrap(), "hello");
-//! assert_eq!(codec.decode(&mut buffer)?, None);
-//!
-//! // A type byte, then a length of two bytes that counts the whole frame. The header is kept.
-//! let mut codec = LengthDelimited::new()
-//!     .length_field_offset(1)
-//!     .length_field_length(FieldWidth::U16)
-//!     .num_skip(0)
-//!     .max_frame_length(1024);
-//! buffer.extend_from_slice(b"T\x00\x08hello");
-//! assert_eq!(codec.decode(&mut buffer)?.unwrap(), b"T\x00\x08hello"[..]);
-//!
-//! // The header is enough to refuse a frame.
-//! buffer.extend_from_slice(b"T\xff\xff");
-//! let refused = codec.decode(&mut buffer).unwrap_err();
-//! assert_eq!(refused.to_string(), "frame of 65535 bytes exceeds the maximum of 1024");
-//! # Ok(())
-//! # }
-//! ```
 
 mod error;
 mod field_width;
@@ -69,7 +14,19 @@ use super::{Decoder, Encoder, FrameCodec, FrameLimit, clamp_max};
 /// Length of the default header in bytes: a big-endian `u32` and nothing else.
 const PLAIN_HEADER: usize = size_of::<u32>();
 
-/// Codec for frames with a header that contains their length; see the [module](self).
+/// Codec for frames with a header that contains their length.
+///
+/// Pass it to `CodecLayer` in a stack. Scope: session. It keeps no state between calls, so a
+/// truncated frame cannot affect the next one on a message transport.
+///
+/// By default the header is the payload's length in four bytes, big-endian. The settings
+/// describe most headers that contain a length:
+///
+/// ```text
+/// |  ...                 |  length field        |  ...  |  payload                      |
+/// |- length_field_offset |- length_field_length |       |- field + length_adjustment   -|
+/// |- num_skip                                          -|
+/// ```
 ///
 /// A decoded message shares the memory of the read buffer. It costs no copy and no allocation,
 /// but a message that is kept keeps the whole buffer alive. Use [`Bytes::copy_from_slice`] to
@@ -78,6 +35,49 @@ const PLAIN_HEADER: usize = size_of::<u32>();
 /// The maximum is checked as soon as the header has arrived. If the frame is allowed and
 /// incomplete, the codec reserves room for the rest at once. A header of four bytes can
 /// therefore allocate as much memory as the maximum.
+///
+/// ```
+/// use getty::codec::{Bytes, BytesMut, Decoder, Encoder, FieldWidth};
+/// use getty::codec::{LengthDelimited, LengthDelimitedError};
+///
+/// # fn main() -> Result<(), LengthDelimitedError> {
+/// let mut codec = LengthDelimited::new();
+/// let mut buffer = BytesMut::new();
+/// codec.encode(Bytes::from("hello"), &mut buffer)?;
+/// assert_eq!(buffer, b"\0\0\0\x05hello"[..]);
+/// assert_eq!(codec.decode(&mut buffer)?.unwrap(), "hello");
+/// assert_eq!(codec.decode(&mut buffer)?, None);
+///
+/// // A type byte, then a length of two bytes that counts the whole frame. The header is kept.
+/// let mut codec = LengthDelimited::new()
+///     .length_field_offset(1)
+///     .length_field_length(FieldWidth::U16)
+///     .num_skip(0)
+///     .max_frame_length(1024);
+/// buffer.extend_from_slice(b"T\x00\x08hello");
+/// assert_eq!(codec.decode(&mut buffer)?.unwrap(), b"T\x00\x08hello"[..]);
+///
+/// // The header is enough to refuse a frame.
+/// buffer.extend_from_slice(b"T\xff\xff");
+/// let refused = codec.decode(&mut buffer).unwrap_err();
+/// assert_eq!(refused.to_string(), "frame of 65535 bytes exceeds the maximum of 1024");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Differences from tokio-util
+///
+/// The settings have the names of those in [`tokio_util::codec::length_delimited::Builder`].
+/// They are methods of the codec and differ in these points:
+///
+/// - `max_frame_length` limits the payload. In tokio-util it limits the length field of a
+///   received frame, before the adjustment. The default is 64 KiB instead of 8 MiB.
+/// - `length_field_length` takes a [`FieldWidth`], so an invalid width does not compile.
+/// - The encoder writes the whole header, with zeros for the bytes that are not the length. In
+///   tokio-util it writes the length field only.
+/// - `native_endian` and `length_field_type` do not exist.
+/// - A frame that ends before its own length field is an error.
+/// - Errors are typed; see [`LengthDelimitedError`].
 ///
 /// # Sending
 ///

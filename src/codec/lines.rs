@@ -1,35 +1,4 @@
 //! Lines of UTF-8 text.
-//!
-//! Pass it to `CodecLayer` in a stack. Scope: session. Each connection's clone remembers how
-//! far it has searched so that a line in small pieces is searched only once.
-//!
-//! A line ends with a line feed. A carriage return before the line feed belongs to the line
-//! end. As in tokio-util's `LinesCodec`, the last line of a stream needs no line end by
-//! default. A line that was [cut off](Lines::with_final_newline_required) can then be mistaken
-//! for a complete one. On a message transport each message is one line, with or without a line
-//! end. A line that is sent there also has its line end, which a page or a game that receives
-//! it must trim. [`Text`](super::Text) adds none, for stacks that do not serve streams.
-//!
-//! ```
-//! use getty::codec::{BytesMut, Decoder, Encoder, Lines, LinesError};
-//!
-//! # fn main() -> Result<(), LinesError> {
-//! let mut codec = Lines::new().with_max_length(512);
-//! let mut buffer = BytesMut::new();
-//! codec.encode("hello", &mut buffer)?;
-//! assert_eq!(buffer, "hello\n");
-//!
-//! buffer.extend_from_slice(b"world\r\nnot comp");
-//! assert_eq!(codec.decode(&mut buffer)?.unwrap(), "hello");
-//! assert_eq!(codec.decode(&mut buffer)?.unwrap(), "world");
-//! assert_eq!(codec.decode(&mut buffer)?, None);
-//!
-//! // A message that would arrive as two lines is refused.
-//! let refused = codec.encode("hello\nQUIT", &mut buffer);
-//! assert!(matches!(refused, Err(LinesError::Newline { at: 5 })));
-//! # Ok(())
-//! # }
-//! ```
 
 use std::{
     error::Error,
@@ -40,14 +9,45 @@ use std::{
 use bytes::{Buf, BytesMut};
 use memchr::memchr;
 
-use super::{Decoder, Encoder, FrameCodec, FrameLimit, MAX_FRAME, clamp_max};
+use super::{DEFAULT_MAX_FRAME, Decoder, Encoder, FrameCodec, FrameLimit, clamp_max};
 
 /// Length in bytes of an incomplete line for which the maximum is reserved. It is half of what
 /// a session buffers without a reservation. Longer lines therefore never reach that bound, and
 /// ordinary lines never reserve.
-const LONG_LINE: usize = MAX_FRAME / 2;
+const LONG_LINE: usize = DEFAULT_MAX_FRAME / 2;
 
-/// Codec for lines of UTF-8 text; see the [module](self).
+/// Codec for lines of UTF-8 text.
+///
+/// Pass it to `CodecLayer` in a stack. Scope: session. Each connection's clone remembers how
+/// far it has searched so that a line in small pieces is searched only once.
+///
+/// A line ends with a line feed. A carriage return before the line feed belongs to the line
+/// end. As in tokio-util's `LinesCodec`, the last line of a stream needs no line end by
+/// default. A line that was [cut off](Lines::with_final_newline_required) can then be mistaken
+/// for a complete one. On a message transport each message is one line, with or without a line
+/// end. A line that is sent there also has its line end, which a page or a game that receives
+/// it must trim. [`Text`](super::Text) adds none, for stacks that do not serve streams.
+///
+/// ```
+/// use getty::codec::{BytesMut, Decoder, Encoder, Lines, LinesError};
+///
+/// # fn main() -> Result<(), LinesError> {
+/// let mut codec = Lines::new().with_max_length(512);
+/// let mut buffer = BytesMut::new();
+/// codec.encode("hello", &mut buffer)?;
+/// assert_eq!(buffer, "hello\n");
+///
+/// buffer.extend_from_slice(b"world\r\nnot comp");
+/// assert_eq!(codec.decode(&mut buffer)?.unwrap(), "hello");
+/// assert_eq!(codec.decode(&mut buffer)?.unwrap(), "world");
+/// assert_eq!(codec.decode(&mut buffer)?, None);
+///
+/// // A message that would arrive as two lines is refused.
+/// let refused = codec.encode("hello\nQUIT", &mut buffer);
+/// assert!(matches!(refused, Err(LinesError::Newline { at: 5 })));
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 ///
@@ -73,7 +73,7 @@ impl Lines {
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            max: MAX_FRAME,
+            max: DEFAULT_MAX_FRAME,
             searched: 0,
             crlf: false,
             final_newline: false,

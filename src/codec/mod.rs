@@ -50,10 +50,10 @@
 //! # The maximum
 //!
 //! The maximum applies to a message without its header or line end. The default is 64 KiB
-//! ([`MAX_FRAME`]). Change it with `with_max_length`, or with `max_frame_length` for codecs of
-//! frames with a length. A maximum above 1 GiB is reduced to 1 GiB. The maximum is also about
-//! as much memory as a peer can make its session hold for an incomplete frame, so set it as low
-//! as the protocol allows.
+//! ([`DEFAULT_MAX_FRAME`]). Change it with `with_max_length`, or with `max_frame_length` for
+//! codecs of frames with a length. A maximum above 1 GiB is reduced to 1 GiB. The maximum is
+//! also about as much memory as a peer can make its session hold for an incomplete frame, so
+//! set it as low as the protocol allows.
 //!
 //! Frames and lines have the maximum in both directions, so each side can receive what the
 //! other may send. A handler that forwards a peer's message and adds to it must leave room for
@@ -156,19 +156,19 @@
 //! [`Reply`](crate::Reply) and
 //! [`and_close_with(CloseReason::Decode)`](crate::Reply::and_close_with).
 
-pub mod binary;
+mod binary;
 #[cfg(feature = "compression")]
 mod deflated;
 pub mod format;
 mod frame_codec;
-pub mod frames;
-pub mod length_delimited;
-pub mod lines;
+mod frames;
+mod length_delimited;
+mod lines;
 mod packets;
-pub mod raw;
-pub mod switch;
-pub mod text;
-pub mod varint_delimited;
+mod raw;
+mod switch;
+mod text;
+mod varint_delimited;
 
 use std::any::Any;
 
@@ -200,7 +200,7 @@ pub use self::{
 };
 
 /// Default maximum of every codec in this module, in bytes: 64 KiB.
-pub const MAX_FRAME: usize = getty_layers::codec::DEFAULT_MAX_FRAME;
+pub const DEFAULT_MAX_FRAME: usize = getty_layers::codec::DEFAULT_MAX_FRAME;
 
 /// Largest maximum in bytes. With it, sums of lengths and headers always fit `usize` and the
 /// allocator.

@@ -1,41 +1,41 @@
 //! Bytes as they arrive, without frames.
-//!
-//! Pass it to `CodecLayer` in a stack for proxies, for echo servers, or for protocols that are
-//! parsed in an inner service. Scope: session. It keeps no state and never refuses bytes, so
-//! its error is the transport's.
-//!
-//! On a byte stream the boundaries between messages have no meaning. One send may arrive as
-//! several messages, and several sends may arrive as one. On a message transport a message
-//! arrives as it was sent. A message that exceeds the maximum is refused there because a
-//! session decodes one message from each message of the transport.
-//!
-//! ```
-//! use getty::codec::{Bytes, BytesMut, Decoder, Encoder, Raw};
-//!
-//! # fn main() -> std::io::Result<()> {
-//! let mut codec = Raw::new().with_max_length(8);
-//! let mut buffer = BytesMut::new();
-//! codec.encode(Bytes::from("hello "), &mut buffer)?;
-//! codec.encode(Bytes::from("world"), &mut buffer)?;
-//!
-//! assert_eq!(codec.decode(&mut buffer)?.unwrap(), "hello wo");
-//! assert_eq!(codec.decode(&mut buffer)?.unwrap(), "rld");
-//! assert_eq!(codec.decode(&mut buffer)?, None);
-//! # Ok(())
-//! # }
-//! ```
 
 use std::io;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{Decoder, Encoder, FrameCodec, FrameLimit, MAX_FRAME, clamp_max};
+use super::{DEFAULT_MAX_FRAME, Decoder, Encoder, FrameCodec, FrameLimit, clamp_max};
 
-/// Codec for bytes as they arrive, with at most 64 KiB per message by default. It never returns
-/// an empty message.
+/// Codec for bytes as they arrive, with at most 64 KiB per message by default. It never
+/// returns an empty message.
+///
+/// Pass it to `CodecLayer` in a stack for proxies, for echo servers, or for protocols that are
+/// parsed in an inner service. Scope: session. It keeps no state and never refuses bytes, so
+/// its error is the transport's.
+///
+/// On a byte stream the boundaries between messages have no meaning. One send may arrive as
+/// several messages, and several sends may arrive as one. On a message transport a message
+/// arrives as it was sent. A message that exceeds the maximum is refused there because a
+/// session decodes one message from each message of the transport.
 ///
 /// A decoded message shares the memory of the read buffer. A message that is kept keeps the
 /// whole buffer alive. To keep a small part for long, keep a [`Bytes::copy_from_slice`].
+///
+/// ```
+/// use getty::codec::{Bytes, BytesMut, Decoder, Encoder, Raw};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let mut codec = Raw::new().with_max_length(8);
+/// let mut buffer = BytesMut::new();
+/// codec.encode(Bytes::from("hello "), &mut buffer)?;
+/// codec.encode(Bytes::from("world"), &mut buffer)?;
+///
+/// assert_eq!(codec.decode(&mut buffer)?.unwrap(), "hello wo");
+/// assert_eq!(codec.decode(&mut buffer)?.unwrap(), "rld");
+/// assert_eq!(codec.decode(&mut buffer)?, None);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Raw {
     max: usize,
@@ -45,7 +45,9 @@ impl Raw {
     /// Creates a new codec. The maximum is 64 KiB.
     #[must_use]
     pub const fn new() -> Self {
-        Self { max: MAX_FRAME }
+        Self {
+            max: DEFAULT_MAX_FRAME,
+        }
     }
 
     /// Sets the maximum length of a received message in bytes. The default is 64 KiB. Zero is

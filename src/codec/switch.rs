@@ -1,62 +1,4 @@
 //! Codec that continues as another codec.
-//!
-//! Some protocols change their framing in the middle of a session: a login in lines and then
-//! binary frames, or RESP2 until `HELLO 3`. A [`Switch`] decodes and encodes with its first
-//! codec and then with its second. The session, its type and its queue stay.
-//!
-//! Each direction switches once:
-//!
-//! | direction | of [`Switch::new`] | of [`Switch::when_sent`] |
-//! |---|---|---|
-//! | received | after the message for which the predicate is `true` | with the first message sent as [`After`](Switched::After) |
-//! | sent | with the first message sent as [`After`](Switched::After) | the same |
-//!
-//! So a server that uses [`Switch::new`] may still answer the request as
-//! [`Before`](Switched::Before), or at once as `After`. Bytes that were received behind the
-//! message that switches are decoded by the second codec, even if they arrived together with
-//! it.
-//!
-//! ```
-//! use getty::codec::{Bytes, LengthDelimited, Lines, Switch, Switched};
-//! use getty::{CodecLayer, Pipeline, Reply, ServiceBuilder, SessionLayer, handle};
-//!
-//! type Out = Switched<String, Bytes>;
-//!
-//! fn answer(message: Switched<String, Bytes>) -> Reply<Out> {
-//!     Reply::one(match message {
-//!         Switched::Before(line) if line == "BINARY" => Switched::Before("OK".to_owned()),
-//!         Switched::Before(line) => Switched::Before(line.to_uppercase()),
-//!         Switched::After(frame) => Switched::After(frame),
-//!     })
-//! }
-//!
-//! fn app() -> impl Pipeline<tokio::net::TcpStream> + Clone {
-//!     ServiceBuilder::new()
-//!         .layer(CodecLayer::per_connection(|_| {
-//!             Switch::new(Lines::new(), LengthDelimited::new(), |line| line == "BINARY")
-//!         }))
-//!         .layer(SessionLayer::new())
-//!         .service(handle(answer))
-//! }
-//! # let _ = app();
-//! ```
-//!
-//! # Groups
-//!
-//! The bytes of a message depend on the state of its session. A `Switch` is not `Clone`, so
-//! it must be created by [`CodecLayer::per_connection`](crate::CodecLayer::per_connection),
-//! which encodes each broadcast for each session. It must not be combined with
-//! [`with_shared_encodings`](crate::CodecLayer::with_shared_encodings).
-//!
-//! A broadcast of `Before` is dropped and counted for a member that has switched. A broadcast
-//! of `After` switches a member that has not. A session should therefore join a group of one
-//! state.
-//!
-//! # Alternative: a dialogue before the session
-//!
-//! [`OpeningLayer`](crate::upgrade::OpeningLayer) is for messages before the session, which
-//! then has one type of message. Use a `Switch` if messages of both kinds belong to the
-//! session, such as a command at any time that changes the protocol.
 
 use std::{error::Error, fmt, io};
 
@@ -92,7 +34,23 @@ impl<A, B> Switched<A, B> {
     }
 }
 
-/// Codec that decodes and encodes as `A` and later as `B`; see the [module](self).
+/// Codec that decodes and encodes as `A` and later as `B`.
+///
+/// Some protocols change their framing in the middle of a session: a login in lines and then
+/// binary frames, or RESP2 until `HELLO 3`. A [`Switch`] decodes and encodes with its first
+/// codec and then with its second. The session, its type and its queue stay.
+///
+/// Each direction switches once:
+///
+/// | direction | of [`Switch::new`] | of [`Switch::when_sent`] |
+/// |---|---|---|
+/// | received | after the message for which the predicate is `true` | with the first message sent as [`After`](Switched::After) |
+/// | sent | with the first message sent as [`After`](Switched::After) | the same |
+///
+/// So a server that uses [`Switch::new`] may still answer the request as
+/// [`Before`](Switched::Before), or at once as `After`. Bytes that were received behind the
+/// message that switches are decoded by the second codec, even if they arrived together with
+/// it.
 ///
 /// Scope: session. It is not `Clone`: pass a function that creates it to
 /// [`CodecLayer::per_connection`](crate::CodecLayer::per_connection).
@@ -100,6 +58,48 @@ impl<A, B> Switched<A, B> {
 /// `A` must leave undecoded bytes in the buffer, as all codecs of getty do except
 /// [`Frames`](super::Frames), whose bytes are put back. A codec of an application that wraps
 /// `Frames` fails with [`SwitchError::CodecReadAhead`] if it has taken whole messages ahead.
+///
+/// ```
+/// use getty::codec::{Bytes, LengthDelimited, Lines, Switch, Switched};
+/// use getty::{CodecLayer, Pipeline, Reply, ServiceBuilder, SessionLayer, handle};
+///
+/// type Out = Switched<String, Bytes>;
+///
+/// fn answer(message: Switched<String, Bytes>) -> Reply<Out> {
+///     Reply::one(match message {
+///         Switched::Before(line) if line == "BINARY" => Switched::Before("OK".to_owned()),
+///         Switched::Before(line) => Switched::Before(line.to_uppercase()),
+///         Switched::After(frame) => Switched::After(frame),
+///     })
+/// }
+///
+/// fn app() -> impl Pipeline<tokio::net::TcpStream> + Clone {
+///     ServiceBuilder::new()
+///         .layer(CodecLayer::per_connection(|_| {
+///             Switch::new(Lines::new(), LengthDelimited::new(), |line| line == "BINARY")
+///         }))
+///         .layer(SessionLayer::new())
+///         .service(handle(answer))
+/// }
+/// # let _ = app();
+/// ```
+///
+/// # Groups
+///
+/// The bytes of a message depend on the state of its session. A `Switch` is not `Clone`, so
+/// it must be created by [`CodecLayer::per_connection`](crate::CodecLayer::per_connection),
+/// which encodes each broadcast for each session. It must not be combined with
+/// [`with_shared_encodings`](crate::CodecLayer::with_shared_encodings).
+///
+/// A broadcast of `Before` is dropped and counted for a member that has switched. A broadcast
+/// of `After` switches a member that has not. A session should therefore join a group of one
+/// state.
+///
+/// # Alternative: a dialogue before the session
+///
+/// [`OpeningLayer`](crate::upgrade::OpeningLayer) is for messages before the session, which
+/// then has one type of message. Use a `Switch` if messages of both kinds belong to the
+/// session, such as a command at any time that changes the protocol.
 pub struct Switch<A, B, F = fn(&<A as Decoder>::Item) -> bool> {
     first: A,
     second: B,

@@ -1,32 +1,32 @@
 //! Text messages on transports that keep message boundaries.
-//!
-//! Pass it to `CodecLayer` in a stack if WebSocket or datagrams carry text. Over WebSocket the
-//! text is sent as text messages if `WsLayer` is set to do so. A byte stream has no boundaries
-//! between texts. Its end is not a boundary either because the stream may have been cut off.
-//! The codec refuses to decode streams; use [`Lines`](super::Lines) there. Scope: session. Each
-//! connection's clone remembers which kind of transport it decodes.
-//!
-//! ```
-//! use getty::codec::{BytesMut, Decoder, Encoder, Text, TextError};
-//!
-//! # fn main() -> Result<(), TextError> {
-//! let mut codec = Text::new().with_max_length(8);
-//! let mut message = BytesMut::new();
-//! codec.encode("two\nrows", &mut message)?;
-//! assert_eq!(codec.decode_eof(&mut message)?.unwrap(), "two\nrows");
-//!
-//! assert_eq!(codec.encode("too long!", &mut message), Err(TextError::TooLong { limit: 8 }));
-//! # Ok(())
-//! # }
-//! ```
 
 use std::{error::Error, fmt, io};
 
 use bytes::BytesMut;
 
-use super::{Decoder, Encoder, FrameCodec, FrameLimit, MAX_FRAME, clamp_max};
+use super::{DEFAULT_MAX_FRAME, Decoder, Encoder, FrameCodec, FrameLimit, clamp_max};
 
 /// Codec for text messages of at most 64 KiB by default, which may be empty.
+///
+/// Pass it to `CodecLayer` in a stack if WebSocket or datagrams carry text. Over WebSocket the
+/// text is sent as text messages if `WsLayer` is set to do so. A byte stream has no boundaries
+/// between texts. Its end is not a boundary either because the stream may have been cut off.
+/// The codec refuses to decode streams; use [`Lines`](super::Lines) there. Scope: session. Each
+/// connection's clone remembers which kind of transport it decodes.
+///
+/// ```
+/// use getty::codec::{BytesMut, Decoder, Encoder, Text, TextError};
+///
+/// # fn main() -> Result<(), TextError> {
+/// let mut codec = Text::new().with_max_length(8);
+/// let mut message = BytesMut::new();
+/// codec.encode("two\nrows", &mut message)?;
+/// assert_eq!(codec.decode_eof(&mut message)?.unwrap(), "two\nrows");
+///
+/// assert_eq!(codec.encode("too long!", &mut message), Err(TextError::TooLong { limit: 8 }));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Text {
     /// At most [`LARGEST_MAX`](super::LARGEST_MAX).
@@ -67,7 +67,7 @@ impl Text {
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            max: narrow(MAX_FRAME),
+            max: narrow(DEFAULT_MAX_FRAME),
             boundaries: Boundaries::Unknown,
         }
     }

@@ -1,45 +1,24 @@
 //! Frames with a varint prefix that contains their length.
-//!
-//! Pass it to `CodecLayer` in a stack. Scope: session. It keeps no state between calls.
-//!
-//! The prefix is a base-128 varint of at most five bytes: seven bits of the length in each
-//! byte, the least significant first, and the highest bit set in all bytes but the last. Netty
-//! calls the two directions `ProtobufVarint32FrameDecoder` and
-//! `ProtobufVarint32LengthFieldPrepender`. prost writes the same with
-//! `encode_length_delimited`, and Java's protobuf with `writeDelimitedTo`. A prefix may have
-//! more bytes than its length needs.
-//!
-//! ```
-//! use getty::codec::{BytesMut, Decoder, Encoder, VarintDelimited, VarintDelimitedError};
-//!
-//! # fn main() -> Result<(), VarintDelimitedError> {
-//! let mut codec = VarintDelimited::new().max_frame_length(1024);
-//! let mut buffer = BytesMut::new();
-//! codec.encode(&b"hello"[..], &mut buffer)?;
-//! codec.encode(&[7; 300][..], &mut buffer)?;
-//! assert!(buffer.starts_with(b"\x05hello\xac\x02\x07\x07"));
-//! assert_eq!(codec.decode(&mut buffer)?.unwrap(), "hello");
-//! assert_eq!(codec.decode(&mut buffer)?.unwrap(), [7; 300][..]);
-//! assert_eq!(codec.decode(&mut buffer)?, None);
-//!
-//! // The prefix is enough to refuse a frame.
-//! buffer.extend_from_slice(b"\x80\x10");
-//! let refused = codec.decode(&mut buffer).unwrap_err();
-//! assert_eq!(refused.to_string(), "frame of 2048 bytes exceeds the maximum of 1024");
-//! # Ok(())
-//! # }
-//! ```
 
 use std::{error::Error, fmt, io, ops::Range};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::{Decoder, Encoder, FrameCodec, FrameLimit, MAX_FRAME, clamp_max};
+use super::{DEFAULT_MAX_FRAME, Decoder, Encoder, FrameCodec, FrameLimit, clamp_max};
 
 /// Maximum length of a prefix in bytes.
 const MAX_PREFIX: usize = 5;
 
-/// Codec for frames with a varint prefix that contains their length; see the [module](self).
+/// Codec for frames with a varint prefix that contains their length.
+///
+/// Pass it to `CodecLayer` in a stack. Scope: session. It keeps no state between calls.
+///
+/// The prefix is a base-128 varint of at most five bytes: seven bits of the length in each
+/// byte, the least significant first, and the highest bit set in all bytes but the last. Netty
+/// calls the two directions `ProtobufVarint32FrameDecoder` and
+/// `ProtobufVarint32LengthFieldPrepender`. prost writes the same with
+/// `encode_length_delimited`, and Java's protobuf with `writeDelimitedTo`. A prefix may have
+/// more bytes than its length needs.
 ///
 /// A decoded message shares the memory of the read buffer. It costs no copy and no allocation,
 /// but a message that is kept keeps the whole buffer alive. To keep a small part for long, keep
@@ -47,6 +26,27 @@ const MAX_PREFIX: usize = 5;
 ///
 /// The maximum is checked as soon as the prefix has arrived. If the frame is allowed and
 /// incomplete, the codec reserves room for the rest at once.
+///
+/// ```
+/// use getty::codec::{BytesMut, Decoder, Encoder, VarintDelimited, VarintDelimitedError};
+///
+/// # fn main() -> Result<(), VarintDelimitedError> {
+/// let mut codec = VarintDelimited::new().max_frame_length(1024);
+/// let mut buffer = BytesMut::new();
+/// codec.encode(&b"hello"[..], &mut buffer)?;
+/// codec.encode(&[7; 300][..], &mut buffer)?;
+/// assert!(buffer.starts_with(b"\x05hello\xac\x02\x07\x07"));
+/// assert_eq!(codec.decode(&mut buffer)?.unwrap(), "hello");
+/// assert_eq!(codec.decode(&mut buffer)?.unwrap(), [7; 300][..]);
+/// assert_eq!(codec.decode(&mut buffer)?, None);
+///
+/// // The prefix is enough to refuse a frame.
+/// buffer.extend_from_slice(b"\x80\x10");
+/// let refused = codec.decode(&mut buffer).unwrap_err();
+/// assert_eq!(refused.to_string(), "frame of 2048 bytes exceeds the maximum of 1024");
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 ///
@@ -61,7 +61,9 @@ impl VarintDelimited {
     /// Creates a new codec. The maximum is 64 KiB.
     #[must_use]
     pub const fn new() -> Self {
-        Self { max: MAX_FRAME }
+        Self {
+            max: DEFAULT_MAX_FRAME,
+        }
     }
 
     /// Sets the maximum length of a payload, in bytes, received or sent. The default is 64 KiB. A

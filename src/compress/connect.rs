@@ -33,7 +33,7 @@ use crate::transport::ByteStream;
 /// ```no_run
 /// use getty::compress::{CompressionConnectLayer, Level};
 /// use getty::{ServiceBuilder, net::TcpConnector};
-/// use tower::ServiceExt;
+/// use getty::tower::ServiceExt;
 ///
 /// # async fn dial() -> Result<(), getty::BoxError> {
 /// let connector = ServiceBuilder::new()

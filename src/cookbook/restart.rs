@@ -12,7 +12,7 @@
 //! use getty::{ServiceBuilder, Session, SessionLayer, State, client::Backoff, codec::Lines};
 //! use getty::{handle, handle_with, layers::CorrelateLayer, net::{TcpConnector, TcpListener}};
 //! use tokio::sync::{Notify, oneshot};
-//! use tower::ServiceExt;
+//! use getty::tower::ServiceExt;
 //!
 //! #[derive(Clone)]
 //! struct App {

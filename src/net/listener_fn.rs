@@ -33,7 +33,7 @@ use super::listener::Listener;
 ///
 /// use getty::{BoxError, CodecLayer, Connection, Endpoints, ServiceBuilder, SessionLayer};
 /// use getty::{TransportKind, codec::Lines, handle, net::listener_fn, service_fn};
-/// use tower::ServiceExt;
+/// use getty::tower::ServiceExt;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), BoxError> {

@@ -17,7 +17,7 @@
 //!
 //! ```
 //! use getty::net::{Listener, TcpConnector, TcpListener};
-//! use tower::ServiceExt;
+//! use getty::tower::ServiceExt;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), getty::BoxError> {
@@ -81,8 +81,8 @@ pub use self::{
     memory::{MemoryConnector, MemoryListener, memory},
     tcp::{Keepalive, TcpConnector, TcpListener, TcpListenerBuilder},
     udp::{
-        Admit, Datagram, Ecn, Evicted, Eviction, FirstDatagram, Overflow, ProbePolicy, UdpClient,
+        Datagram, Ecn, Evicted, Eviction, FirstDatagram, ProbePolicy, UdpAdmission, UdpClient,
         UdpConnector, UdpEndpoint, UdpEndpointIo, UdpInfo, UdpListener, UdpListenerBuilder,
-        UdpMonitor, UdpPeer, UdpStats,
+        UdpMonitor, UdpOverflow, UdpPeer, UdpStats,
     },
 };

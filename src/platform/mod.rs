@@ -54,5 +54,5 @@ pub(crate) use self::{
     keepalive::with_probes,
     linux::{INHERITS_OPTIONS, RECEIVES_BATCHES, fragmenting_state, limit_unsent},
     reuse_port::set_reuse_port,
-    unix::{interrupt, path, terminate},
+    unix::{REUSES_ADDRESS, interrupt, path, terminate},
 };

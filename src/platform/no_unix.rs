@@ -1,6 +1,10 @@
-//! Signals and files where the operating system is not a Unix.
+//! Addresses in use, signals and files where the operating system is not a Unix.
 
 use std::path::Path;
+
+/// `true` where `SO_REUSEADDR` lets a socket bind a port in the time-wait state. On Windows the
+/// option would let any process take over the port.
+pub(crate) const REUSES_ADDRESS: bool = false;
 
 /// Resolves on ctrl-c. The first poll installs the handler.
 pub(crate) async fn interrupt() -> std::io::Result<()> {

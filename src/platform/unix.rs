@@ -1,8 +1,11 @@
-//! Signals and files on Unix.
+//! Addresses in use, signals and files on Unix.
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::Path};
 
 use tokio::signal::unix::{SignalKind, signal};
+
+/// `true` where `SO_REUSEADDR` lets a socket bind a port in the time-wait state.
+pub(crate) const REUSES_ADDRESS: bool = true;
 
 /// Installs the handler for SIGINT. The future resolves on the signal.
 pub(crate) fn interrupt() -> impl Future<Output = std::io::Result<()>> + Send {

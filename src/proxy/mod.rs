@@ -19,7 +19,7 @@
 //! use getty::{BoxError, CodecLayer, ServiceBuilder, Session, SessionLayer};
 //! use getty::{codec::Lines, handle, net::{TcpConnector, TcpListener}};
 //! use tokio::io::{AsyncReadExt, AsyncWriteExt};
-//! use tower::ServiceExt;
+//! use getty::tower::ServiceExt;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), BoxError> {

@@ -48,7 +48,7 @@ impl ProxyHeader {
 /// ```
 /// use getty::{Session, net::TcpConnector, proxy::{ProxyProtocolConnectLayer, ProxyFor}};
 /// use getty::{BoxError, Service, ServiceBuilder};
-/// use tower::ServiceExt;
+/// use getty::tower::ServiceExt;
 ///
 /// /// Connects to the server on behalf of the client of `session`.
 /// async fn dial(session: &Session<String>) -> Result<(), BoxError> {

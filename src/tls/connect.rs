@@ -53,7 +53,7 @@ use crate::transport::ByteStream;
 ///
 /// ```no_run
 /// use getty::{ServiceBuilder, net::TcpConnector, tls::{ClientTls, TlsConnectLayer}};
-/// use tower::ServiceExt;
+/// use getty::tower::ServiceExt;
 ///
 /// # async fn dial() -> Result<(), getty::BoxError> {
 /// let connector = ServiceBuilder::new()

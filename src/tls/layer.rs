@@ -134,7 +134,7 @@ impl TlsLayer {
     ///
     /// fn layer(config: TlsConfig) -> TlsLayer {
     ///     TlsLayer::new(config)
-    ///         .with_handshake_rate(Rate::per_second(500).burst(200))
+    ///         .with_handshake_rate(Rate::per_second(500).with_burst(200))
     ///         .with_max_rate_wait(Duration::from_secs(2))
     /// }
     /// # let _ = layer;

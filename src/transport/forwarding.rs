@@ -20,7 +20,7 @@ use getty_core::{CloseReason, Connection, ConnectionHandle, driver::CodecId};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{BoxTransport, CloseCause, Framing, Prefixed, Received, SharedForm, Transport};
-use crate::upgrade::{Upgradable, UpgradeError, session::Upgrade};
+use crate::upgrade::{Upgradable, Upgrade, UpgradeError};
 
 /// Names of the methods that were called.
 #[derive(Clone, Debug, Default)]

@@ -9,7 +9,7 @@
 //! use getty::layers::HeartbeatLayer;
 //! use getty::ws::{Messages, WsConnectLayer, WsLayer};
 //! use std::time::Duration;
-//! use tower::Layer;
+//! use getty::Layer;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), BoxError> {
@@ -22,7 +22,7 @@
 //!         Ok::<_, BoxError>(request.into_message().to_uppercase())
 //!     });
 //! let listener = net::TcpListener::bind("127.0.0.1:0").await?;
-//! let url = format!("ws://{}/shout", net::Listener::local_addr(&listener)?);
+//! let url = format!("ws://{}/shout", listener.local_addr()?);
 //! tokio::spawn(getty::serve(listener, shout).into_future());
 //!
 //! let connector = WsConnectLayer::new()

@@ -41,7 +41,7 @@ impl WsConnectLayer {
     ///
     /// ```no_run
     /// use getty::{net::TcpConnector, ws::WsConnectLayer};
-    /// use tower::{Layer, ServiceExt};
+    /// use getty::tower::{Layer, ServiceExt};
     ///
     /// # async fn dial() -> Result<(), getty::BoxError> {
     /// let connector = WsConnectLayer::new()

@@ -8,7 +8,7 @@ use std::{
 
 use getty::{
     BoxError, CodecLayer, Connection, OpenError, Request, ServiceBuilder, Session, SessionLayer,
-    client::{Client, Decision, Ended, Failure, NoSession, State},
+    client::{Client, ClientState, Decision, Ended, Failure, NoSession},
     codec::Lines,
 };
 use tokio::{io::DuplexStream, sync::mpsc, time::Instant};
@@ -159,7 +159,7 @@ async fn hook_is_dropped_when_its_session_closes() {
     soon(client.stopped()).await;
     assert_eq!(Arc::strong_count(&resource), 1);
     match client.state() {
-        State::Failed(Failure::Attempts { last, .. }) => {
+        ClientState::Failed(Failure::Attempts { last, .. }) => {
             assert!(matches!(&*last, Ended::Closed(_)), "{last}");
         }
         state => panic!("{state}"),

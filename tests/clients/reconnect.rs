@@ -10,7 +10,7 @@ use std::{
 
 use getty::{
     BoxError, CloseReason, CodecLayer, Connection, Pipeline, ServiceBuilder,
-    client::{Backoff, Client, Decision, Ended, Failure, NoSession, State},
+    client::{Backoff, Client, ClientState, Decision, Ended, Failure, NoSession},
     layers::{HeartbeatLayer, IdleTimeoutLayer},
     service_fn,
 };
@@ -83,7 +83,9 @@ async fn dials_of_a_stopped_server_follow_the_backoff() {
         [300, 600, 1200, 2400, 4800, 9600, 19200, 30000, 30000].map(ms)
     );
     match client.state() {
-        State::Waiting(until) => assert_eq!(until - start, *dials.last().unwrap() + ms(30000)),
+        ClientState::Waiting(until) => {
+            assert_eq!(until - start, *dials.last().unwrap() + ms(30000))
+        }
         state => panic!("{state}"),
     }
 }
@@ -173,7 +175,7 @@ async fn number_of_consecutive_attempts_can_be_limited() {
         }
         other => panic!("{other}"),
     }
-    assert!(matches!(client.state(), State::Failed(_)));
+    assert!(matches!(client.state(), ClientState::Failed(_)));
     soon(client.stopped()).await;
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(host.dials(), 4, "no dial exceeds the limit");
@@ -242,7 +244,7 @@ async fn short_sessions_count_as_attempts_and_a_long_one_resets_the_count() {
     let _server = host.serve(closing_at_once());
     soon(client.stopped()).await;
     assert_eq!(host.dials(), 1 + 3);
-    let State::Failed(Failure::Attempts { last, .. }) = client.state() else {
+    let ClientState::Failed(Failure::Attempts { last, .. }) = client.state() else {
         panic!("the client has failed");
     };
     assert!(matches!(&*last, Ended::Closed(_)), "{last}");
@@ -276,7 +278,7 @@ async fn retry_policy_receives_the_cause_and_may_stop_the_client() {
     session.close_with(CloseReason::IdleTimeout);
     soon(client.stopped()).await;
     match client.state() {
-        State::Failed(failure @ Failure::Stopped(_)) => {
+        ClientState::Failed(failure @ Failure::Stopped(_)) => {
             let source = std::error::Error::source(&failure).unwrap();
             assert_eq!(source.to_string(), "the session ended: idle for too long");
         }

@@ -13,7 +13,7 @@ use std::{
 
 use getty::{
     ServiceBuilder,
-    client::{Backoff, Client, ClientSendError, Ended, Failure, NoSession, State},
+    client::{Backoff, Client, ClientSendError, ClientState, Ended, Failure, NoSession},
     net::{ConnectError, TcpConnector, TcpListener},
     serve,
 };
@@ -45,7 +45,7 @@ async fn unresponsive_server_is_dialed_once_at_a_time_and_stop_is_immediate() {
     // Each dial takes 3 s. The pauses are 0.3, 0.6 and 1.2 s.
     sleep(ms(13_000)).await;
     assert_eq!(dials.load(SeqCst), 4);
-    assert!(matches!(client.state(), State::Connecting));
+    assert!(matches!(client.state(), ClientState::Connecting));
     let start = Instant::now();
     client.stop();
     soon(client.stopped()).await;

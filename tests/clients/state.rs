@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use getty::client::{Client, ClientBuilder, State, StateWatch};
+use getty::client::{Client, ClientBuilder, ClientState, StateWatch};
 use tokio::time::Instant;
 
 use crate::support::{Host, echo, idle, ignoring_client, ms, soon, without_jitter};
@@ -16,7 +16,7 @@ fn client_types_are_send_and_sync() {
     // Messages need not be `Sync`.
     assert_send_sync::<Client<std::cell::Cell<u8>>>();
     assert_send_sync::<StateWatch>();
-    assert_send_sync::<State>();
+    assert_send_sync::<ClientState>();
     assert_clone::<Client<std::cell::Cell<u8>>>();
     assert_send::<ClientBuilder<String>>();
 }
@@ -34,7 +34,7 @@ async fn watcher_receives_each_state() {
     tokio::spawn(async move {
         while let Some(state) = watch.changed().await {
             states.lock().unwrap().push(match state {
-                State::Waiting(until) => {
+                ClientState::Waiting(until) => {
                     format!("waiting until {}", (until - start).as_millis())
                 }
                 state => state.to_string(),
@@ -64,7 +64,7 @@ async fn watcher_shows_whether_the_client_is_open() {
     let client = without_jitter().connect(host.connector(), (), ignoring_client);
     assert!(!client.is_open());
     let mut watch = client.watch();
-    assert!(soon(watch.wait_for(State::is_open)).await.is_open());
+    assert!(soon(watch.wait_for(ClientState::is_open)).await.is_open());
     assert!(client.is_open());
     drop(server);
     assert!(

@@ -11,7 +11,7 @@ use std::{
 
 use getty::{
     BoxError, CloseReason, CodecLayer, Connection, Request, ServiceBuilder, SessionLayer,
-    client::{Client, NoSession, State},
+    client::{Client, ClientState, NoSession},
     codec::Lines,
     service_fn,
 };
@@ -40,7 +40,7 @@ async fn assert_stops_at_once(client: Client<String>) {
     assert!(client.pick().is_none() && !client.is_open());
     soon(client.stopped()).await;
     assert!(start.elapsed() <= ms(1), "{:?}", start.elapsed());
-    assert!(matches!(client.state(), State::Stopped));
+    assert!(matches!(client.state(), ClientState::Stopped));
     client.stop();
     assert_eq!(tasks().await, 0);
 }
@@ -67,7 +67,7 @@ async fn client_stops_during_a_dial() {
     });
     let client = without_jitter().connect(connector, (), ignoring_client);
     idle().await;
-    assert!(matches!(client.state(), State::Connecting));
+    assert!(matches!(client.state(), ClientState::Connecting));
     assert_stops_at_once(client).await;
     assert_eq!(dropped.load(SeqCst), 1);
 }
@@ -115,7 +115,7 @@ async fn client_stops_during_a_pause() {
     let host = Host::default();
     let client = without_jitter().connect(host.connector(), (), ignoring_client);
     tokio::time::sleep(Duration::from_secs(100)).await;
-    assert!(matches!(client.state(), State::Waiting(_)));
+    assert!(matches!(client.state(), ClientState::Waiting(_)));
     assert_stops_at_once(client).await;
 }
 
@@ -151,7 +151,7 @@ async fn stop_drains_open_sessions() {
         "no session is picked after `stop`"
     );
     idle().await;
-    assert!(matches!(client.state(), State::Stopped));
+    assert!(matches!(client.state(), ClientState::Stopped));
     assert!(!session.is_closed(), "its handler is in flight");
     release.notify_one();
     soon(client.stopped()).await;
@@ -232,7 +232,7 @@ async fn client_stops_when_its_last_handle_is_dropped() {
     drop(other);
     assert!(matches!(
         soon(watch.wait_for(|_| false)).await,
-        State::Stopped
+        ClientState::Stopped
     ));
     assert_eq!(soon(session.closed()).await.reason, CloseReason::Local);
     drop(server);
@@ -277,7 +277,7 @@ fn shutdown_of_the_runtime_stops_the_client() {
         client
     });
     drop(runtime);
-    assert!(matches!(client.state(), State::Stopped));
+    assert!(matches!(client.state(), ClientState::Stopped));
     let other = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();

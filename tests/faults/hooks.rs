@@ -186,7 +186,7 @@ async fn panic_of_the_admit_hook_drops_its_datagram_alone() {
             if first.payload.starts_with(b"bad") {
                 bad::<()>();
             }
-            getty::net::Admit::Open
+            getty::net::UdpAdmission::Open
         })
         .bind("127.0.0.1:0")
         .await

@@ -378,8 +378,9 @@ async fn few_descriptors_client(at: &str) {
     let client = client_of(Net::Tcp, at, &side, &Tls::new());
     let mut states = client.watch();
     for _ in 0..3 {
-        let waits =
-            |state: &getty::client::State| matches!(state, getty::client::State::Waiting(_));
+        let waits = |state: &getty::client::ClientState| {
+            matches!(state, getty::client::ClientState::Waiting(_))
+        };
         soon(states.wait_for(waits)).await;
         tokio::time::sleep(Duration::from_millis(30)).await;
     }

@@ -123,7 +123,7 @@ async fn edge(fault: Fault, max_pending: usize) -> Edge {
         let _ = hello.server_name();
         Ok(config.clone())
     })
-    .with_handshake_rate(Rate::per_second(100_000).burst(1000));
+    .with_handshake_rate(Rate::per_second(100_000).with_burst(1000));
     let router = ConnectionRouter::new(move |handle| {
         assert!(fault != Fault::Key, "injected");
         Some(handle.get::<TlsInfo>().is_some())

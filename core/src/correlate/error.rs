@@ -60,7 +60,8 @@ pub enum RequestError<Out> {
     },
     /// The codec refused the message. No byte was sent and the session continues.
     Encode(SharedError),
-    /// The client has no session for the request, and will have none.
+    /// No session can take the request, and none will: the client has stopped or has given up, or
+    /// its stack has no suitable `CorrelateLayer`. The source names the cause.
     Unavailable(SharedError),
 }
 
@@ -117,7 +118,7 @@ impl<Out> fmt::Display for RequestError<Out> {
             Self::Budget(_) => return f.write_str("the memory budget is used up"),
             Self::Finished(_) => return f.write_str("this side has ended its direction"),
             Self::Encode(_) => return f.write_str("the request could not be encoded"),
-            Self::Unavailable(_) => return f.write_str("there is no session for the request"),
+            Self::Unavailable(_) => return f.write_str("no session can take the request"),
             Self::Closed {
                 delivery, reason, ..
             } => {

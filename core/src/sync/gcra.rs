@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn burst_is_allowed_at_once_and_then_one_an_interval() {
         let now = Instant::now();
-        let gcra = Gcra::new(Rate::per_second(4).burst(3), now);
+        let gcra = Gcra::new(Rate::per_second(4).with_burst(3), now);
         let taken = |now| (0..10).filter(|_| gcra.try_take(1, now)).count();
         assert_eq!(taken(now), 3);
         assert_eq!(taken(now + SECOND / 4 - Duration::from_nanos(1)), 0);
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn reservations_are_allowed_in_order_and_within_the_maximum() {
         let now = Instant::now();
-        let gcra = Gcra::new(Rate::per_second(1).burst(2), now);
+        let gcra = Gcra::new(Rate::per_second(1).with_burst(2), now);
         let waits = [0, 0, 1, 2].map(|wait| Some(wait * SECOND));
         let reserve = || gcra.reserve(1, now, 2 * SECOND);
         assert_eq!([(); 4].map(|()| reserve()), waits);
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn units_beyond_the_burst_wait_and_pass() {
         let now = Instant::now();
-        let gcra = Gcra::new(Rate::per_second(1).burst(2), now);
+        let gcra = Gcra::new(Rate::per_second(1).with_burst(2), now);
         assert!(!gcra.try_take(5, now));
         assert_eq!(gcra.reserve(5, now, Duration::MAX), Some(3 * SECOND));
     }
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn extreme_values_do_not_overflow() {
         let now = Instant::now();
-        let gcra = Gcra::new(Rate::new(1, Duration::MAX).burst(u32::MAX), now);
+        let gcra = Gcra::new(Rate::new(1, Duration::MAX).with_burst(u32::MAX), now);
         assert!(gcra.try_take(u32::MAX, now));
         assert!(gcra.try_take(u32::MAX, now + SECOND));
         // A clock that another thread read earlier.
@@ -126,7 +126,7 @@ mod loom_model {
     fn threads_never_exceed_the_burst() {
         loom::model(|| {
             let now = Instant::now();
-            let gcra = Arc::new(Gcra::new(Rate::per_second(1).burst(2), now));
+            let gcra = Arc::new(Gcra::new(Rate::per_second(1).with_burst(2), now));
             let threads = [(); 2].map(|()| {
                 let gcra = Arc::clone(&gcra);
                 thread::spawn(move || gcra.try_take(1, now))
@@ -142,7 +142,7 @@ mod loom_model {
     fn reservations_of_threads_do_not_coincide() {
         loom::model(|| {
             let now = Instant::now();
-            let gcra = Arc::new(Gcra::new(Rate::per_second(1).burst(1), now));
+            let gcra = Arc::new(Gcra::new(Rate::per_second(1).with_burst(1), now));
             let other = {
                 let gcra = Arc::clone(&gcra);
                 thread::spawn(move || gcra.reserve(1, now, Duration::MAX))

@@ -1,7 +1,7 @@
 //! Settings of [`LengthDelimited`]: the header and the maximum length.
 
 use super::{
-    super::{MAX_FRAME, clamp_max},
+    super::{DEFAULT_MAX_FRAME, clamp_max},
     FieldWidth, LengthDelimited, PLAIN_HEADER,
 };
 
@@ -11,7 +11,7 @@ impl LengthDelimited {
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            max: MAX_FRAME,
+            max: DEFAULT_MAX_FRAME,
             adjustment: 0,
             offset: 0,
             skip: None,

@@ -143,13 +143,13 @@ fn ordinary_line_reserves_nothing() {
 /// Reads as a session does: the buffer grows to at most 64 KiB unless the decoder reserves
 /// more. It may do so once per frame.
 fn read_as_a_session_does(codec: &mut Lines, mut stream: &[u8], chunk: usize) -> String {
-    let mut buffer = BytesMut::with_capacity(MAX_FRAME / 8);
+    let mut buffer = BytesMut::with_capacity(DEFAULT_MAX_FRAME / 8);
     let mut reserved = false;
     loop {
         if buffer.len() == buffer.capacity() {
-            let room = MAX_FRAME.saturating_sub(buffer.len());
+            let room = DEFAULT_MAX_FRAME.saturating_sub(buffer.len());
             assert!(room > 0, "stuck at {} bytes", buffer.len());
-            buffer.reserve(room.min(MAX_FRAME / 8));
+            buffer.reserve(room.min(DEFAULT_MAX_FRAME / 8));
         }
         let room = buffer.capacity() - buffer.len();
         let (piece, later) = stream.split_at(room.min(chunk).min(stream.len()));
@@ -168,7 +168,7 @@ fn read_as_a_session_does(codec: &mut Lines, mut stream: &[u8], chunk: usize) ->
 
 #[test]
 fn line_longer_than_the_read_ahead_bound_fits_after_one_reservation() {
-    for max in [MAX_FRAME, 100_000, 1 << 20] {
+    for max in [DEFAULT_MAX_FRAME, 100_000, 1 << 20] {
         let stream = ["x".repeat(max), "\r\n".to_owned()].concat();
         for chunk in [1_000, 40_000, 65_536] {
             let codec = &mut Lines::new().with_max_length(max);

@@ -88,7 +88,7 @@ proxy_layer! {
     ///
     /// ```no_run
     /// use getty::{ServiceBuilder, net::{TcpConnector, proxy::Socks5ConnectLayer}};
-    /// use tower::ServiceExt;
+    /// use getty::tower::ServiceExt;
     ///
     /// # async fn dial() -> Result<(), getty::BoxError> {
     /// let connector = ServiceBuilder::new()
@@ -133,7 +133,7 @@ proxy_layer! {
     ///
     /// ```no_run
     /// use getty::{ServiceBuilder, net::{TcpConnector, proxy::HttpConnectLayer}};
-    /// use tower::ServiceExt;
+    /// use getty::tower::ServiceExt;
     ///
     /// # async fn dial() -> Result<(), getty::BoxError> {
     /// let connector = ServiceBuilder::new()

@@ -94,7 +94,7 @@
 //! };
 //! # use getty::{Listener, tls::{Pem, ServerTls, TlsLayer}};
 //! # use tokio::io::{AsyncReadExt, AsyncWriteExt};
-//! use tower::ServiceExt;
+//! use getty::tower::ServiceExt;
 //!
 //! # let made = rcgen::generate_simple_self_signed(["example.com".to_owned()])?;
 //! # let chain = Pem::inline(made.cert.pem());

@@ -16,7 +16,10 @@ use super::{
     options::{Keepalive, StreamOptions},
     stream::{connection, resets_self_connect},
 };
-use crate::net::connect::{ConnectError, Connecting, Dialer, dial_settings, self_connect};
+use crate::{
+    net::connect::{ConnectError, Connecting, Dialer, dial_settings, self_connect},
+    platform::REUSES_ADDRESS,
+};
 
 /// Default "connection attempt delay" of RFC 8305.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -36,7 +39,7 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// ```no_run
 /// use std::time::Duration;
 /// use getty::net::TcpConnector;
-/// use tower::ServiceExt;
+/// use getty::tower::ServiceExt;
 ///
 /// # async fn dial() -> Result<(), getty::BoxError> {
 /// let connector = TcpConnector::new().with_connect_timeout(Duration::from_secs(10));
@@ -153,7 +156,7 @@ impl TcpConnector {
         }?;
         self.options.apply(&SockRef::from(&socket))?;
         if let Some(local) = self.dialer.local {
-            socket.set_reuseaddr(cfg!(unix) && local.port() != 0)?;
+            socket.set_reuseaddr(REUSES_ADDRESS && local.port() != 0)?;
             socket.bind(local)?;
         }
         let stream = socket.connect(address).await?;

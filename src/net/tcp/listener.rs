@@ -20,7 +20,7 @@ use crate::{
         listener::Listener,
         socket_options::BindOptions,
     },
-    platform::INHERITS_OPTIONS,
+    platform::{INHERITS_OPTIONS, REUSES_ADDRESS},
 };
 
 /// tokio's listener. Its connections have nodelay set. [`getty::net::TcpListener`](TcpListener)
@@ -86,8 +86,7 @@ impl TcpListener {
         TcpListenerBuilder {
             backlog: BACKLOG,
             bind: BindOptions {
-                // On Windows the option would let any process take over the port.
-                reuse_address: cfg!(unix),
+                reuse_address: REUSES_ADDRESS,
                 ..BindOptions::new()
             },
             options: StreamOptions::new(),

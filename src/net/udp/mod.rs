@@ -15,8 +15,9 @@
 //! Datagrams are neither retransmitted nor put in order. A sent message has been passed to the
 //! operating system, but may be lost.
 //!
-//! Datagrams above the network's limit of about 1,400 bytes are sent in fragments. The datagram
-//! is lost if one fragment is lost, so protocols should keep datagrams shorter.
+//! Datagrams above the network's limit of about 1,400 bytes are sent in fragments on Linux and
+//! Android. The datagram is lost if one fragment is lost. Most other systems refuse such a
+//! datagram. Protocols should therefore keep datagrams shorter.
 //!
 //! [`SessionLayer::with_bad_messages_skipped`]: crate::SessionLayer::with_bad_messages_skipped
 //! [`MessageTooLong`]: crate::session::MessageTooLong
@@ -34,8 +35,8 @@ pub use self::{
     client::{UdpClient, UdpConnector},
     endpoint::{Datagram, UdpEndpoint, UdpEndpointIo},
     listener::{
-        Admit, Evicted, Eviction, FirstDatagram, Overflow, UdpInfo, UdpListener,
-        UdpListenerBuilder, UdpPeer,
+        Evicted, Eviction, FirstDatagram, UdpAdmission, UdpInfo, UdpListener, UdpListenerBuilder,
+        UdpOverflow, UdpPeer,
     },
     probe::ProbePolicy,
     socket::Ecn,

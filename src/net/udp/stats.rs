@@ -17,7 +17,7 @@ use std::{
 pub struct UdpStats {
     /// Datagrams received.
     pub received: u64,
-    /// Datagrams put into a session's queue. With [`DropOldest`](super::Overflow::DropOldest),
+    /// Datagrams put into a session's queue. With [`DropOldest`](super::UdpOverflow::DropOldest),
     /// datagrams that are dropped later are counted here and in `overflowed`.
     pub delivered: u64,
     /// Datagrams dropped because a peer's queue was full.

@@ -142,7 +142,7 @@ fn system_roots() -> Result<RootCertStore, TlsConfigError> {
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
         return Err(TlsConfigError::NoSystemRoots {
-            source: found.errors.pop(),
+            source: found.errors.pop().map(Into::into),
         });
     }
     Ok(roots)

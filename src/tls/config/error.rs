@@ -3,6 +3,7 @@
 use std::{error::Error, fmt, io};
 
 use tokio_rustls::rustls::{self, pki_types::pem, server::VerifierBuilderError};
+use tower::BoxError;
 
 use super::pem::Pem;
 
@@ -78,7 +79,7 @@ pub enum TlsConfigError {
     /// The operating system offers no trusted roots.
     NoSystemRoots {
         /// The reason if it is known.
-        source: Option<rustls_native_certs::Error>,
+        source: Option<BoxError>,
     },
     /// Client certificates cannot be verified with the given roots.
     BadRoots {
@@ -145,7 +146,7 @@ impl Error for TlsConfigError {
             | Self::BadKey { source, .. }
             | Self::WrongName { source, .. }
             | Self::Unusable { source } => Some(source),
-            Self::NoSystemRoots { source } => source.as_ref().map(|source| source as _),
+            Self::NoSystemRoots { source } => source.as_deref().map(|source| source as _),
             Self::BadRoots { source, .. } => Some(source),
             Self::NoCertificate { .. }
             | Self::NoKey { .. }

@@ -36,7 +36,7 @@ use crate::{codec::Decoder, transport::ByteStream};
 /// ```
 /// use getty::{Service, codec::Lines, net::TcpConnector};
 /// use getty::upgrade::{Opening, OpeningConnectLayer};
-/// use tower::Layer;
+/// use getty::Layer;
 ///
 /// # fn connector() -> impl Service<&'static str> {
 /// // The connector of `getty::connect` or of a `Client`.

@@ -16,7 +16,7 @@ use tower::BoxError;
 
 use super::{dialogue::Opening, error::OpeningError};
 use crate::{
-    codec::MAX_FRAME,
+    codec::DEFAULT_MAX_FRAME,
     transport::{Interrupted, uninterrupted},
 };
 
@@ -38,7 +38,7 @@ impl<T, C, F> Settings<T, C, F> {
             codec: Contained::new(codec),
             open: Contained::new(open),
             timeout: TIMEOUT,
-            max_frame: MAX_FRAME,
+            max_frame: DEFAULT_MAX_FRAME,
             transport: PhantomData,
         }
     }

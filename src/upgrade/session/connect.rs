@@ -29,8 +29,10 @@ use crate::{
 ///
 /// The session begins in plain text. The handler of the server's go-ahead returns
 /// `Reply::none().and_upgrade()`, and the handshake follows. A task that waits for the upgrade
-/// awaits [`upgraded`](crate::ConnectionHandle::upgraded). See the [module](super) for the
-/// rules of an upgrade and for security: a client must require TLS.
+/// awaits [`upgraded`](crate::ConnectionHandle::upgraded). See the [module] for the rules of an
+/// upgrade and for security: a client must require TLS.
+///
+/// [module]: crate::upgrade#upgrade-of-an-open-session
 ///
 /// - *ready*: polls the connector.
 /// - *call*: connects. The certificate will be verified for the [target's name](TlsTarget) or
@@ -49,7 +51,7 @@ use crate::{
 ///
 /// ```no_run
 /// use getty::{ServiceBuilder, net::TcpConnector, tls::ClientTls, upgrade::StartTlsConnectLayer};
-/// use tower::ServiceExt;
+/// use getty::tower::ServiceExt;
 ///
 /// # async fn dial() -> Result<(), getty::BoxError> {
 /// let connector = ServiceBuilder::new()

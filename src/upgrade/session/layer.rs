@@ -27,8 +27,10 @@ pub(super) const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 /// `Connection<Upgradable<T, U>>`.
 ///
 /// The function gets the old transport and the session's handle, and returns the new transport.
-/// It may exchange bytes with the peer. See the [module](super) for the rules of an upgrade,
-/// and `StartTlsLayer` for TLS. TLS with compression inside is one such function.
+/// It may exchange bytes with the peer. See the [module] for the rules of an upgrade, and
+/// `StartTlsLayer` for TLS. TLS with compression inside is one such function.
+///
+/// [module]: crate::upgrade#upgrade-of-an-open-session
 ///
 /// - *ready*: polls the inner service.
 /// - *call*: calls the inner service with the connection.

@@ -24,8 +24,10 @@ use crate::{
 ///
 /// The session begins in plain text. The handler of the peer's request replies with
 /// [`Reply::and_upgrade`](crate::Reply::and_upgrade), and the handshake follows. See the
-/// [module](super) for the rules of an upgrade and for security: the handler must
-/// forget all state from before TLS.
+/// [module] for the rules of an upgrade and for security: the handler must forget all state
+/// from before TLS.
+///
+/// [module]: crate::upgrade#upgrade-of-an-open-session
 ///
 /// - *ready*: polls the inner service.
 /// - *call*: calls the inner service with the connection.

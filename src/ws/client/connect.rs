@@ -45,7 +45,7 @@ use crate::{
 ///
 /// ```no_run
 /// use getty::{net::TcpConnector, ws::{WsConnectLayer, http::header}};
-/// use tower::{Layer, ServiceExt};
+/// use getty::tower::{Layer, ServiceExt};
 ///
 /// # async fn dial() -> Result<(), getty::BoxError> {
 /// let connector = WsConnectLayer::new()
@@ -66,7 +66,7 @@ use crate::{
 /// # async fn dial() -> Result<(), getty::BoxError> {
 /// # use getty::net::TcpConnector;
 /// # use getty::{ServiceBuilder, tls::{ClientTls, TlsConnectLayer}, ws::WsConnectLayer};
-/// # use tower::ServiceExt;
+/// # use getty::tower::ServiceExt;
 /// let connector = ServiceBuilder::new()
 ///     .layer(WsConnectLayer::new())
 ///     .layer(TlsConnectLayer::new(ClientTls::new().load()?))

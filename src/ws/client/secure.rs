@@ -35,7 +35,7 @@ use crate::{
 /// ```no_run
 /// use getty::{net::TcpConnector, tls::{ClientTls, TlsConnectLayer}};
 /// use getty::ws::{WsConnectLayer, WsUrlConnectLayer};
-/// use tower::{Layer, ServiceExt};
+/// use getty::tower::{Layer, ServiceExt};
 ///
 /// # async fn dial() -> Result<(), getty::BoxError> {
 /// let tls = TlsConnectLayer::new(ClientTls::new().load()?);

@@ -3,7 +3,7 @@
 use crate::ws::message::Messages;
 
 /// Default maximum length of a message in bytes: 64 KiB, as for every codec of this crate.
-pub const DEFAULT_MAX_MESSAGE: usize = crate::codec::MAX_FRAME;
+pub const DEFAULT_MAX_MESSAGE: usize = crate::codec::DEFAULT_MAX_FRAME;
 
 /// Side of the connection. A client masks its frames, and a server does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

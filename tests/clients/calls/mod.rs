@@ -331,6 +331,7 @@ async fn wrong_kind_of_correlate_layer_is_named_in_the_error() {
     let (session, _task) = session(&host, in_order()).await;
     let mut wrong = MultiplexClient::<String>::new(session.clone());
     let error: BoxError = wrong.ready().await.unwrap_err().into();
+    assert_eq!(error.to_string(), "no session can take the request"); // although one is open
     let source = error.source().unwrap().to_string();
     assert!(source.contains("`CorrelateLayer::new(…)`"), "{source}");
     let mut wrong = PipelineClient::<u32, String>::new(session);

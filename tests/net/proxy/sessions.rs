@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use getty::{
     BoxError, Client, CodecLayer, Layer, NoReply, ServiceBuilder, SessionLayer,
-    client::{Backoff, State},
+    client::{Backoff, ClientState},
     codec::Lines,
     handle,
     net::{
@@ -68,7 +68,7 @@ async fn client_reconnects_when_its_proxy_restarts() {
         let first = client.pick().unwrap();
         assert_eq!(first.peer_addr().socket_addr(), Some(address));
         proxy.stop().await;
-        while !matches!(watch.changed().await, Some(State::Waiting(_))) {}
+        while !matches!(watch.changed().await, Some(ClientState::Waiting(_))) {}
         assert!(first.is_closed());
 
         let proxy = Relay::start(kind, address).await;

@@ -156,7 +156,7 @@ fn trusting_tls13(authority: &Authority) -> Arc<ClientConfig> {
 #[tokio::test(start_paused = true)]
 async fn rate_is_charged_when_the_hello_is_complete_and_excess_waits_in_order_or_is_refused() {
     let authority = Authority::new();
-    let layer = by_name(&authority).with_handshake_rate(Rate::per_second(1).burst(2));
+    let layer = by_name(&authority).with_handshake_rate(Rate::per_second(1).with_burst(2));
     let mut server = Server::with_layer(layer.clone());
     let started = Instant::now();
     // Silent peers, incomplete hellos and refused names do not use the rate.

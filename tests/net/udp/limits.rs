@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use getty::{
     BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, SessionLayer,
-    net::{Admit, Evicted, Eviction, Overflow, ProbePolicy, UdpInfo, UdpListener},
+    net::{Evicted, Eviction, ProbePolicy, UdpAdmission, UdpInfo, UdpListener, UdpOverflow},
 };
 use tokio::{net::UdpSocket, sync::mpsc};
 
@@ -21,8 +21,8 @@ use super::{V4, V6, Whole, ask, peer_of, receive, reporting_echo, serve, soon, u
 #[tokio::test]
 async fn full_queue_drops_the_newest_or_the_oldest_and_counts_it() {
     for (overflow, kept) in [
-        (Overflow::DropNewest, ["0", "1", "2"]),
-        (Overflow::DropOldest, ["7", "8", "9"]),
+        (UdpOverflow::DropNewest, ["0", "1", "2"]),
+        (UdpOverflow::DropOldest, ["7", "8", "9"]),
     ] {
         let builder = UdpListener::builder()
             .with_queue(3, 1024)
@@ -265,9 +265,9 @@ async fn flood_from_many_addresses_is_bounded_and_starves_no_live_peer() {
 async fn admit_hook_decides_who_gets_a_session() {
     let builder = UdpListener::builder().with_admit(|first| match first.payload {
         b"panic" => panic!("admit hook"),
-        b"cookie?" => Admit::Answer(Bytes::from(first.peer.port().to_string())),
-        payload if payload == first.peer.port().to_string().as_bytes() => Admit::Open,
-        _ => Admit::Ignore,
+        b"cookie?" => UdpAdmission::Answer(Bytes::from(first.peer.port().to_string())),
+        payload if payload == first.peer.port().to_string().as_bytes() => UdpAdmission::Open,
+        _ => UdpAdmission::Ignore,
     });
     let listener = builder.bind(V4).await.unwrap();
     let peer = peer_of(listener.local_addr().unwrap()).await;

@@ -15,7 +15,7 @@ use super::{
     flow::Flow,
     listener_socket::ListenerSocket,
     peer::{Peer, UdpInfo, WakeHandle},
-    settings::{Admit, Evicted, Eviction, FirstDatagram},
+    settings::{Evicted, Eviction, FirstDatagram, UdpAdmission},
     table::PeerTable,
     transport::UdpPeer,
 };
@@ -134,9 +134,9 @@ impl<'a> Batch<'a> {
             return;
         }
         match self.admit(datagram) {
-            Admit::Open => {}
-            Admit::Ignore => return counters.ignored.add(1),
-            Admit::Answer(bytes) => {
+            UdpAdmission::Open => {}
+            UdpAdmission::Ignore => return counters.ignored.add(1),
+            UdpAdmission::Answer(bytes) => {
                 counters.ignored.add(1);
                 return self.answer(datagram, &bytes);
             }
@@ -155,9 +155,9 @@ impl<'a> Batch<'a> {
         self.socket.shared().ending_sessions() < backlog && self.accept_queue.len() < backlog
     }
 
-    fn admit(&self, datagram: &IncomingDatagram<'_>) -> Admit {
+    fn admit(&self, datagram: &IncomingDatagram<'_>) -> UdpAdmission {
         let Some(hook) = &self.socket.settings().admit else {
-            return Admit::Open;
+            return UdpAdmission::Open;
         };
         let first = FirstDatagram {
             peer: datagram.peer,
@@ -167,7 +167,7 @@ impl<'a> Batch<'a> {
         Panic::catch(|| hook(first)).unwrap_or_else(|panic| {
             let peer = datagram.peer;
             log(|| tracing::error!(%panic, %peer, "the admit hook panicked; the datagram is dropped"));
-            Admit::Ignore
+            UdpAdmission::Ignore
         })
     }
 

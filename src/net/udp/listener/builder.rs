@@ -7,7 +7,7 @@ use tokio::net::ToSocketAddrs;
 
 use super::{
     listener::UdpListener,
-    settings::{Admit, Eviction, FirstDatagram, Overflow, Settings},
+    settings::{Eviction, FirstDatagram, Settings, UdpAdmission, UdpOverflow},
 };
 use crate::net::{
     bind::bind_first,
@@ -24,14 +24,14 @@ use crate::net::{
 ///
 /// ```
 /// use std::time::Duration;
-/// use getty::net::{Eviction, Overflow, UdpListener};
+/// use getty::net::{Eviction, UdpOverflow, UdpListener};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> std::io::Result<()> {
 /// let listener = UdpListener::builder()
 ///     .with_max_peers(10_000)
 ///     .with_eviction(Eviction::LongestIdle)
-///     .with_overflow(Overflow::DropOldest)
+///     .with_overflow(UdpOverflow::DropOldest)
 ///     .with_idle_timeout(Duration::from_secs(30))
 ///     .with_max_datagram(1400)
 ///     .bind("127.0.0.1:0")
@@ -142,11 +142,11 @@ impl UdpListenerBuilder {
     }
 
     /// Sets which datagram is dropped when a peer's queue is full. The default is
-    /// [`Overflow::DropNewest`].
+    /// [`UdpOverflow::DropNewest`].
     ///
     /// Dropped datagrams are counted as skipped in the session's [`Stats`](crate::Stats) and as
     /// overflowed in [`UdpInfo`](super::UdpInfo) and [`UdpStats`](crate::net::UdpStats).
-    pub const fn with_overflow(mut self, overflow: Overflow) -> Self {
+    pub const fn with_overflow(mut self, overflow: UdpOverflow) -> Self {
         self.settings.overflow = overflow;
         self
     }
@@ -232,22 +232,22 @@ impl UdpListenerBuilder {
     /// opens a session for each.
     ///
     /// The hook runs on the task that reads the socket. It must not block because the socket is not
-    /// read meanwhile. A panic counts as [`Admit::Ignore`].
+    /// read meanwhile. A panic counts as [`UdpAdmission::Ignore`].
     ///
     /// ```
-    /// use getty::net::{Admit, UdpListener};
+    /// use getty::net::{UdpAdmission, UdpListener};
     ///
     /// let listener = UdpListener::builder().with_admit(|first| {
     ///     if first.payload.starts_with(b"JOIN ") {
-    ///         Admit::Open
+    ///         UdpAdmission::Open
     ///     } else {
-    ///         Admit::Ignore
+    ///         UdpAdmission::Ignore
     ///     }
     /// });
     /// ```
     pub fn with_admit(
         mut self,
-        hook: impl Fn(FirstDatagram<'_>) -> Admit + Send + Sync + 'static,
+        hook: impl Fn(FirstDatagram<'_>) -> UdpAdmission + Send + Sync + 'static,
     ) -> Self {
         self.settings.admit = Some(Arc::new(hook));
         self
@@ -279,9 +279,10 @@ impl UdpListenerBuilder {
         self
     }
 
-    /// Sets whether the operating system may send long datagrams in fragments. If `false`, a
-    /// datagram above the network's limit is refused and counted as unsent. Linux only; other
-    /// operating systems decide themselves. The default is `true`.
+    /// Sets whether the operating system may send long datagrams in fragments on Linux and
+    /// Android. If `false`, a datagram above the network's limit is refused and counted as
+    /// unsent. Elsewhere it has no effect: Windows, Apple's systems and FreeBSD send no fragments,
+    /// and other systems send none over IPv6. The default is `true`.
     pub const fn with_fragments(mut self, on: bool) -> Self {
         self.options.fragments = on;
         self

@@ -28,6 +28,6 @@ pub use self::{
     builder::UdpListenerBuilder,
     listener::UdpListener,
     peer::UdpInfo,
-    settings::{Admit, Evicted, Eviction, FirstDatagram, Overflow},
+    settings::{Evicted, Eviction, FirstDatagram, UdpAdmission, UdpOverflow},
     transport::UdpPeer,
 };

@@ -13,7 +13,7 @@ use tokio::runtime;
 
 use super::{
     flow::Flow,
-    settings::{Overflow, Settings},
+    settings::{Settings, UdpOverflow},
 };
 use crate::{
     net::udp::socket::{Ecn, IncomingDatagram, PeerQueue, recycle, take_queue},
@@ -108,12 +108,12 @@ impl Peer {
             && (queue.len() >= settings.queue || queue.bytes() + len > settings.queue_bytes)
         {
             overflowed += 1;
-            if settings.overflow == Overflow::DropNewest {
+            if settings.overflow == UdpOverflow::DropNewest {
                 break;
             }
             queue.drop_next();
         }
-        let is_queued = overflowed == 0 || settings.overflow == Overflow::DropOldest;
+        let is_queued = overflowed == 0 || settings.overflow == UdpOverflow::DropOldest;
         if is_queued {
             queue.push(datagram.bytes, datagram.ecn);
         }

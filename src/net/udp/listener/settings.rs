@@ -18,7 +18,7 @@ use crate::net::{
 /// Datagram to drop when a peer's queue is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Overflow {
+pub enum UdpOverflow {
     /// Drops the arriving datagram, as operating systems do. The end of a sequence is lost.
     #[default]
     DropNewest,
@@ -56,7 +56,7 @@ pub struct FirstDatagram<'a> {
 /// [`with_admit`](super::UdpListenerBuilder::with_admit).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Admit {
+pub enum UdpAdmission {
     /// Opens a session. The datagram is its first message.
     Open,
     /// Drops and counts the datagram.
@@ -82,7 +82,7 @@ impl fmt::Display for Evicted {
 
 impl Error for Evicted {}
 
-type AdmitHook = Arc<dyn Fn(FirstDatagram<'_>) -> Admit + Send + Sync>;
+type AdmitHook = Arc<dyn Fn(FirstDatagram<'_>) -> UdpAdmission + Send + Sync>;
 
 /// Settings that a listener and its sessions share.
 #[derive(Clone)]
@@ -93,7 +93,7 @@ pub(super) struct Settings {
     pub(super) queue: usize,
     /// Maximum number of bytes in a peer's queue.
     pub(super) queue_bytes: usize,
-    pub(super) overflow: Overflow,
+    pub(super) overflow: UdpOverflow,
     pub(super) backlog: usize,
     pub(super) accept_timeout: Duration,
     pub(super) idle_timeout: Option<Duration>,
@@ -113,7 +113,7 @@ impl Settings {
             eviction: Eviction::Refuse,
             queue: 256,
             queue_bytes: 256 * 1024,
-            overflow: Overflow::DropNewest,
+            overflow: UdpOverflow::DropNewest,
             backlog: BACKLOG as usize,
             accept_timeout: Duration::from_secs(10),
             // (design.md: Why does a UDP session have an idle timeout by default?)
