@@ -912,8 +912,8 @@ impl ClaimSet {
                 }
                 Ok(true)
             }
-            // Another claim is faster. If it has replaced this one, its request closes the session. One
-            // that the store has not had is unknown to others, so only a check can end it.
+            // Another claim is faster. If it has replaced this one, its request closes the session.
+            // A claim that was never written is unknown to others, so only a check can end it.
             Err(PutError::Conflict) => Ok(written.is_some()),
             Err(PutError::Store(error)) => {
                 if !lock(&self.local).contains(claim) {

@@ -515,7 +515,7 @@ async fn of_many_topics_without_members_a_tenth_keeps_its_subscription(net: Net)
     assert_eq!(one.snapshot().topics, 1000);
 }
 
-/// So many topics are without members that they end, while messages to them wait.
+/// Most topics end at once, because all are without members, while messages to them wait.
 async fn messages_are_in_order_at_a_member_that_leaves_and_joins_again(net: Net) {
     const TOPICS: usize = 200;
     let [one, two] = net.nodes().await;

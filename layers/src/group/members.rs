@@ -266,10 +266,13 @@ mod tests {
             .collect();
         let mut members = Members::default();
         let mut expected = HashSet::new();
-        let (mut random, mut lens) = (7_usize, HashSet::new());
+        let (mut random, mut lens) = (7_u64, HashSet::new());
         for round in 0..3000 {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let session = &sessions[(random >> 40) % sessions.len()];
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let place = usize::try_from(random >> 40).unwrap() % sessions.len();
+            let session = &sessions[place];
             // The list grows in the first half of 400 rounds.
             let joins = (random >> 33) % 10 < if round % 400 < 200 { 9 } else { 1 };
             if joins {
@@ -301,7 +304,11 @@ mod tests {
         let connection = Connection::new(());
         let (session, _driver) = driver::pair::<()>(connection.handle().clone());
         let mut members = Members::default();
-        members.insert(Member::new(&session, &Settings::default(), None), None, None);
+        members.insert(
+            Member::new(&session, &Settings::default(), None),
+            None,
+            None,
+        );
         assert_eq!((members.list.capacity(), members.len()), (1, 1));
         assert!(!members.positions.is_some());
         assert!(size_of::<Members<()>>() <= 3 * size_of::<usize>());
