@@ -862,14 +862,16 @@ impl ClaimSet {
         }
     }
 
-    async fn check(self: &Arc<Self>, claim: u64, key: &Subject) -> Result<(), StoreError> {
+    /// Compares a claim with the store: writes it, or closes its session if it has lost the name.
+    /// Returns `false` if the claim was not written and must be checked again.
+    async fn check(self: &Arc<Self>, claim: u64, key: &Subject) -> Result<bool, StoreError> {
         let Some(store) = &self.store else {
-            return Ok(());
+            return Ok(true);
         };
         // Before the entry, which then cannot be older than what this node has written.
         let written = match lock(&self.local).get(claim) {
             Some(local) if !local.writing => local.revision.map(|_| local.written),
-            _ => return Ok(()),
+            _ => return Ok(true),
         };
         let entry = store.get(key).await?;
         let current = entry.as_ref().map(|entry| entry.revision);
@@ -878,7 +880,7 @@ impl ClaimSet {
         let previous = match value {
             Some(value) if value.owner == owner => {
                 if written.is_some_and(|written| written.elapsed() < RENEW) {
-                    return Ok(());
+                    return Ok(true);
                 }
                 value.previous
             }
@@ -887,12 +889,12 @@ impl ClaimSet {
             {
                 // The session has claimed its own name again.
                 self.replace(claim, owner.claim);
-                return Ok(());
+                return Ok(true);
             }
             // It has taken the name from this claim.
             Some(_) if written.is_some() => {
                 self.close(claim);
-                return Ok(());
+                return Ok(true);
             }
             // This claim was made while the store was away, so it is the later one.
             value => value.map(|value| value.owner),
@@ -900,7 +902,7 @@ impl ClaimSet {
         let value = Value { owner, previous };
         match lock(&self.local).get_mut(claim) {
             Some(local) => local.attempted = true,
-            None => return Ok(()),
+            None => return Ok(true),
         }
         match store.put_if(key, current, value.encode()).await {
             Ok(revision) => {
@@ -908,10 +910,11 @@ impl ClaimSet {
                 if let (Some(owner), None) = (previous, written) {
                     self.close_owner(owner, claim).await;
                 }
-                Ok(())
+                Ok(true)
             }
-            // Another node is faster. Its request, or the next check, closes the session.
-            Err(PutError::Conflict) => Ok(()),
+            // Another claim is faster. If it has replaced this one, its request closes the session.
+            // A claim that was never written is unknown to others, so only a check can end it.
+            Err(PutError::Conflict) => Ok(written.is_some()),
             Err(PutError::Store(error)) => {
                 if !lock(&self.local).contains(claim) {
                     self.remove_entry(claim, key.clone(), None);
@@ -944,7 +947,7 @@ async fn write_later(set: Weak<ClaimSet>, claim: u64, key: Subject) {
         sleep(WRITE_LATER.mul_f64(0.5 + fastrand::f64())).await;
         let Some(set) = set.upgrade() else { return };
         // It also succeeds once the claim has ended.
-        if set.check(claim, &key).await.is_ok() {
+        if let Ok(true) = set.check(claim, &key).await {
             return;
         }
     }

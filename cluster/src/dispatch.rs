@@ -93,6 +93,8 @@ pub(crate) struct Waiting(Mutex<State>);
 struct State {
     /// The queue while the topic is ready or a batch of it is handled. Most topics have none.
     queue: Option<Box<Queue>>,
+    /// `true` once the topic takes no messages any more. Then there is no queue.
+    has_ended: bool,
     /// It is taken while a batch is handled.
     seen: Seen,
 }
@@ -103,8 +105,21 @@ struct Queue {
     bytes: usize,
 }
 
+impl Waiting {
+    /// Ends the topic if no message waits and none is being handled, and returns `true` if so.
+    ///
+    /// A topic with the same key may begin then. Messages of the ended one cannot reach its members
+    /// behind later messages.
+    pub(crate) fn end(&self) -> bool {
+        let mut state = lock(&self.0);
+        state.has_ended |= state.queue.is_none();
+        state.has_ended
+    }
+}
+
 impl Dispatch {
-    /// Adds a message. Returns `false` if there is no room: the newest message is dropped.
+    /// Adds a message. Returns `false` if there is no room: the newest message is dropped. A topic
+    /// that has ended ignores it.
     pub(crate) fn push<T: Receive + 'static>(&self, topic: &Arc<T>, message: Message) -> bool {
         let size = message.size();
         let all = self.bytes.load(Relaxed);
@@ -121,6 +136,9 @@ impl Dispatch {
             self.bytes.fetch_add(size, Relaxed);
             queue.bytes += size;
             queue.messages.push_back(message);
+            return true;
+        }
+        if state.has_ended {
             return true;
         }
         self.bytes.fetch_add(size, Relaxed);
@@ -225,6 +243,7 @@ impl Dispatch {
         let State {
             queue: Some(queue),
             seen,
+            ..
         } = &mut *state
         else {
             return 0;
@@ -327,6 +346,38 @@ mod tests {
         for topic in [hot, quiet] {
             assert!(lock(&topic.waiting.0).queue.is_none());
         }
+    }
+
+    #[test]
+    fn topic_ends_when_no_message_waits_and_then_takes_none() {
+        /// A topic that cannot end while it handles a message.
+        #[derive(Default)]
+        struct Busy(Topic);
+
+        impl Receive for Busy {
+            fn waiting(&self) -> &Waiting {
+                &self.0.waiting
+            }
+
+            fn receive(&self, messages: &mut VecDeque<Message>, seen: &mut Seen) {
+                assert!(!self.0.waiting.end());
+                self.0.receive(messages, seen);
+            }
+        }
+
+        let queue = Dispatch::default();
+        let topic = Arc::<Busy>::default();
+        let mut batch = VecDeque::new();
+        assert!(queue.push(&topic, message(1, 8)));
+        assert!(!topic.0.waiting.end());
+        // A failed attempt changes nothing.
+        assert!(queue.push(&topic, message(2, 8)));
+        assert_eq!(queue.handle(&mut batch), 2);
+        assert!(topic.0.waiting.end() && topic.0.waiting.end());
+        assert!(queue.push(&topic, message(3, 8)));
+        assert_eq!(queue.handle(&mut batch), 0);
+        assert_eq!(*lock(&topic.0.received), [1, 2]);
+        assert_eq!(queue.bytes.load(Relaxed), 0);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use metrics::{Label, SharedString, counter, gauge};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::{ClaimsSnapshot, Snapshot, State, TopicsSnapshot, cluster::Inner, counters::number};
 
@@ -14,11 +14,12 @@ const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Publishes the counters, and never returns.
 pub(crate) async fn run(inner: Arc<Inner>) {
-    let mut ticks = interval(INTERVAL);
+    let mut ticks = interval_at(Instant::now() + INTERVAL, INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        // The first time at once. The first tick of `interval` would be a timer of a millisecond.
         publish(&inner);
+        ticks.tick().await;
     }
 }
 

@@ -16,14 +16,12 @@ pub(crate) fn allocates_as_a_broadcast_does() {
             allocations(|| node.run(messages))
         })
     });
-    // The message that the members of a topic share. A block for frames is allocated now and then,
-    // and with other features of the workspace a local broadcast has 85 more in a thousand.
-    let some = messages / 10;
-    assert!(topics <= messages + some, "without a cluster: {topics}");
-    assert!(
-        broadcast <= topics + messages / 100,
-        "with a cluster: {broadcast}"
-    );
+    // The message that the members of a topic share. A block for frames is allocated now and then.
+    // With the feature `metrics` a node publishes its counters once, before the messages: that
+    // takes some 85 allocations.
+    let some = messages / 100;
+    assert_eq!(topics, messages, "without a cluster");
+    assert!(broadcast <= messages + some, "with a cluster: {broadcast}");
     // An empty list of members as well.
     assert!(publish <= 2 * messages + some, "no member here: {publish}");
     // The copy of a short message out of the read buffer as well.

@@ -45,7 +45,8 @@ use crate::Subject;
 /// Carries frames between nodes, at most once.
 ///
 /// Frames of one publisher to one subject must arrive in order, or not at all. A subscriber may
-/// receive its own frames and may receive a frame twice: the cluster drops these.
+/// receive its own frames and may receive a frame twice: the cluster drops these. It must not
+/// receive a frame again after it has unsubscribed from the subject and subscribed to it again.
 pub trait Bus: Send + Sync + 'static {
     /// Returns the limits of frames and subjects.
     fn limits(&self) -> Limits;

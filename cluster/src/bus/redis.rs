@@ -71,6 +71,7 @@ return redis.call('DEL', KEYS[1])";
 /// error: nothing arrives within 3 s, or messages alone do for 15 s. Both connections are then
 /// opened again after a random time: up to 5 s at first, and later up to 30 s.
 ///
+/// It uses one server, whose URL does not change. Redis Cluster and Sentinel are not supported.
 /// Redis delivers at most once. It returns a node's own messages to it, which costs a receive
 /// for each. A single server uses one core. Claims are kept as hashes for 48 h, and are as
 /// durable as the server's persistence.
@@ -110,6 +111,11 @@ impl Redis {
     /// The URL is invalid. The error does not contain it.
     pub fn new(url: &str) -> Result<Self, UrlError> {
         let info = url.into_connection_info().map_err(UrlError::invalid)?;
+        if let ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } = info.addr()
+            && host.contains(',')
+        {
+            return Err(UrlError::invalid("a bus over Redis has one server"));
+        }
         if let ConnectionAddr::TcpTls { .. } = info.addr() {
             // An error means that there is one.
             let _ = rustls::crypto::ring::default_provider().install_default();

@@ -104,7 +104,15 @@ mod tests {
         let kind = |url| from_url(url).map(|bus| bus.kind());
         assert_eq!(kind("memory:").unwrap(), "memory");
         for url in [
-            "", "nats", "nats:", "redis:", "http://a", "NATS://a", "://a",
+            "",
+            "nats",
+            "nats:",
+            "redis:",
+            "http://a",
+            "NATS://a",
+            "://a",
+            "redis+sentinel://a:26379/primary",
+            "redis-cluster://a",
         ] {
             assert!(matches!(kind(url), Err(UrlError::Scheme)), "{url}");
         }
@@ -134,6 +142,8 @@ mod tests {
             "nats://a,ftp://ada:secret@b",
             "redis://ada:secret@a:port",
             "redis://ada:secret@a/db",
+            "redis://ada:secret@a,b",
+            "redis://ada:secret@a:6379,b:6379",
             "redis://",
             "nats://",
         ] {

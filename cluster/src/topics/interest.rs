@@ -27,6 +27,8 @@ use crate::{Key, KeyBytes, Subject, lock};
 const LINGER: Duration = Duration::from_secs(25);
 /// Random addition to it.
 const LINGER_JITTER: Duration = Duration::from_secs(10);
+/// Time after which a subscription is ended whose topic had waiting messages at its end.
+const RETRY: Duration = Duration::from_secs(1);
 /// Number of subscriptions that may always outlive their last member. Above it, a tenth may.
 const MAY_LINGER: usize = 64;
 /// Maximum number of changes that are passed to the bus together.
@@ -250,6 +252,7 @@ impl<K: Key> Follower<K> {
     fn end_lingering<Out>(&mut self, shared: &Shared<K, Out>, changes: &mut Vec<(Subject, bool)>) {
         let now = Instant::now();
         let may_linger = MAY_LINGER.max(lock(&shared.interest.held).len() / 10);
+        let mut busy = Vec::new();
         while let Some(first) = self.lingering.first_entry() {
             if first.key().0 > now && self.lingering.len() <= may_linger {
                 break;
@@ -260,11 +263,17 @@ impl<K: Key> Follower<K> {
             self.times.remove(&number);
             let bytes = key.key_bytes();
             let mut held = lock(&shared.interest.held);
+            let Some(Held(topic)) = held.get(&*bytes) else {
+                continue;
+            };
             // A member may have joined since, whose change waits for a later batch.
             if shared.topics.count(&key) > 0 {
-                if let Some(Held(topic)) = held.get(&*bytes) {
-                    topic.lingering.store(0, Relaxed);
-                }
+                topic.lingering.store(0, Relaxed);
+                continue;
+            }
+            // A member that joins later must not receive these messages behind later ones.
+            if !topic.waiting.end() {
+                busy.push((number, key.clone()));
                 continue;
             }
             held.remove(&*bytes);
@@ -281,6 +290,10 @@ impl<K: Key> Follower<K> {
                 self.buckets.remove(&subject);
             }
             changes.push((subject, false));
+        }
+        for (number, key) in busy {
+            self.times.insert(number, now + RETRY);
+            self.lingering.insert((now + RETRY, number), key);
         }
         let mut held = lock(&shared.interest.held);
         if held.len() < held.capacity() / 8 {

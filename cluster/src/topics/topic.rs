@@ -23,7 +23,7 @@ pub(super) struct Topic<K: Key, Out> {
     /// Number of its place among the lingering topics, or 0 while it has members.
     pub(super) lingering: AtomicU64,
     shared: Weak<Shared<K, Out>>,
-    waiting: Waiting,
+    pub(super) waiting: Waiting,
 }
 
 /// Bytes of which a few need no allocation.

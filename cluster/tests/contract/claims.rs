@@ -32,6 +32,7 @@ contract! {
         unique_name_of_a_node_that_was_cut_off_is_lost_and_its_session_stays_open,
     ],
     memory: [
+        claim_that_was_admitted_is_written_although_others_are_faster,
         claims_are_written_again_before_they_expire,
         node_whose_beats_were_interrupted_checks_its_claims,
     ],
@@ -164,6 +165,20 @@ async fn store_that_is_away_admits_or_refuses_and_is_reconciled_later(net: Net) 
     assert_eq!(late.session.reason(), None);
     let again = Guest::new();
     assert_eq!(take(&others, "ada", &again).await, Previous::Closed);
+}
+
+async fn claim_that_was_admitted_is_written_although_others_are_faster(net: Net) {
+    let [one, two] = net.nodes().await;
+    let (users, others) = (one.claims("users"), two.claims("users"));
+    let (early, late) = (Guest::new(), Guest::new());
+    assert_eq!(take(&others, "ada", &early).await, Previous::None);
+    one.cut().await;
+    assert_eq!(take(&users, "ada", &late).await, Previous::Unknown);
+    one.faults.conflicts.store(3, Relaxed);
+    one.reconnect().await;
+    until(|| early.session.reason() == Some(CloseReason::TakenOver)).await;
+    assert_eq!(one.faults.conflicts.load(Relaxed), 0);
+    assert_eq!((late.session.reason(), others.len()), (None, 0));
 }
 
 /// A hook that keeps the names that were lost, and these.

@@ -33,6 +33,8 @@ pub(crate) struct Faults {
     pub(crate) panic: Notify,
     /// Each frame is sent a second time, with other bytes.
     pub(crate) garbles: AtomicBool,
+    /// Number of next writes before which another node's is faster.
+    pub(crate) conflicts: AtomicU64,
     /// Number of successful writes to the store.
     pub(crate) puts: AtomicU64,
     /// Subscriptions are in effect while it has a permit.
@@ -46,6 +48,7 @@ impl Default for Faults {
             refuses_removals: AtomicBool::default(),
             panic: Notify::default(),
             garbles: AtomicBool::default(),
+            conflicts: AtomicU64::default(),
             puts: AtomicU64::default(),
             confirms: Semaphore::new(1),
         }
@@ -223,6 +226,11 @@ impl Store for SpyStore {
         was: Option<Revision>,
         value: Bytes,
     ) -> BoxFuture<'_, Result<Revision, PutError>> {
+        let conflicts = &self.faults.conflicts;
+        let is_late = conflicts.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1));
+        if is_late.is_ok() {
+            return Box::pin(async { Err(PutError::Conflict) });
+        }
         let put = self.inner.put_if(key, was, value);
         Box::pin(async move {
             let result = put.await;

@@ -1,4 +1,5 @@
 use std::{
+    ops::Range,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -41,6 +42,7 @@ contract! {
         subscriptions_of_several_sets_are_counted_together,
         of_many_topics_without_members_a_tenth_keeps_its_subscription,
         subscribed_waits_until_the_subscription_is_in_effect,
+        messages_are_in_order_at_a_member_that_leaves_and_joins_again,
     ],
     long: [
         subscription_outlives_the_last_member_for_half_a_minute,
@@ -511,6 +513,58 @@ async fn of_many_topics_without_members_a_tenth_keeps_its_subscription(net: Net)
     drop(goes);
     until(|| (1064..=1120).contains(&one.snapshot().subscriptions)).await;
     assert_eq!(one.snapshot().topics, 1000);
+}
+
+/// Most topics end at once, because all are without members, while messages to them wait.
+async fn messages_are_in_order_at_a_member_that_leaves_and_joins_again(net: Net) {
+    const TOPICS: usize = 200;
+    let [one, two] = net.nodes().await;
+    let (rooms, others): (Rooms, Rooms) = (one.topics("r", Plain), two.topics("r", Plain));
+    let keys: Vec<_> = (0..TOPICS).map(|n| n.to_string()).collect();
+    let mut guests: Vec<_> = keys.iter().map(|_| Guest::new()).collect();
+    let publish = |numbers: Range<u32>| {
+        for n in numbers {
+            for key in &keys {
+                rooms.broadcast(key, n.to_string()).unwrap();
+            }
+        }
+    };
+    for (key, guest) in keys.iter().zip(&guests) {
+        others.join(key.clone(), &guest.session);
+    }
+    for key in &keys {
+        assert!(others.subscribed(key, WAIT).await);
+    }
+    publish(0..64);
+    until(|| two.snapshot().received > 0).await;
+    let arrived = two.snapshot().received;
+    assert!(!net.is_memory() || arrived < 64 * 200, "{arrived}");
+    for guest in &guests {
+        others.leave_all(&guest.session);
+    }
+    for _ in 0..4 {
+        tokio::task::yield_now().await;
+    }
+    for (key, guest) in keys.iter().zip(&guests) {
+        others.join(key.clone(), &guest.session);
+    }
+    publish(64..80);
+    for key in &keys {
+        assert!(others.subscribed(key, WAIT).await);
+    }
+    publish(80..81);
+    for guest in &mut guests {
+        let mut received = Vec::new();
+        let complete = async {
+            while received.last() != Some(&80) {
+                tokio::time::sleep(SECOND / 100).await;
+                let more = guest.received().into_iter().map(|n| n.parse::<u32>());
+                received.extend(more.map(Result::unwrap));
+            }
+        };
+        tokio::time::timeout(WAIT, complete).await.unwrap();
+        assert!(received.is_sorted_by(|a, b| a < b), "{received:?}");
+    }
 }
 
 async fn subscribed_waits_until_the_subscription_is_in_effect(net: Net) {

@@ -1,7 +1,7 @@
 //! Members of a group: a list that broadcasts iterate over without a lock.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -10,6 +10,7 @@ use std::{
 
 use getty_core::{
     CallbackAdded, ConnectionHandle, Session, SlowConsumer, WeakSession, internal::WeightFn,
+    sync::Lazy,
 };
 
 use super::builder::Settings;
@@ -103,13 +104,18 @@ pub(super) const fn should_shrink(len: usize, capacity: usize) -> bool {
 /// No user code runs here: the list refers to sessions weakly and drops none.
 pub(super) struct Members<Out> {
     list: List<Out>,
-    positions: HashMap<u64, usize>,
+    /// Positions by id of the session. There are none while there are few members, which are
+    /// searched: most topics, such as that of a user, have one.
+    positions: Lazy<HashMap<u64, usize>>,
     /// Setting of the first member that had one.
     weigh: Option<WeightFn<Out>>,
 }
 
 /// Capacity up to which a collection keeps its memory.
 const MIN_CAPACITY: usize = 16;
+/// Number of members that are searched without positions. The positions are dropped at half of
+/// it.
+const FEW: usize = 8;
 
 impl<Out> Members<Out> {
     pub(super) fn len(&self) -> usize {
@@ -121,7 +127,14 @@ impl<Out> Members<Out> {
     }
 
     pub(super) fn contains(&self, id: u64) -> bool {
-        self.positions.contains_key(&id)
+        self.position(id).is_some()
+    }
+
+    fn position(&self, id: u64) -> Option<usize> {
+        match self.positions.get() {
+            Some(positions) => positions.get(&id).copied(),
+            None => self.list.iter().position(|member| member.id == id),
+        }
     }
 
     /// Returns the current members.
@@ -147,33 +160,49 @@ impl<Out> Members<Out> {
         policy: Option<SlowConsumer>,
     ) -> bool {
         self.weigh = self.weigh.or(weigh);
-        match self.positions.entry(member.id) {
-            Entry::Vacant(position) => {
-                position.insert(self.list.len());
-                Arc::make_mut(&mut self.list).push(member);
-                true
+        let id = member.id;
+        if let Some(position) = self.position(id) {
+            if let Some(policy) = policy {
+                Arc::make_mut(&mut self.list)[position].policy = policy;
             }
-            Entry::Occupied(position) => {
-                if let Some(policy) = policy {
-                    Arc::make_mut(&mut self.list)[*position.get()].policy = policy;
-                }
-                false
-            }
+            return false;
         }
+        let list = Arc::make_mut(&mut self.list);
+        if list.is_empty() {
+            // The default capacity is four.
+            list.reserve_exact(1);
+        }
+        list.push(member);
+        if let Some(positions) = self.positions.get_mut() {
+            positions.insert(id, list.len() - 1);
+        } else if list.len() > FEW {
+            let ids = list.iter().map(|member| member.id);
+            self.positions.set(ids.zip(0..).collect());
+        }
+        true
     }
 
     pub(super) fn remove(&mut self, id: u64) -> bool {
-        let Some(position) = self.positions.remove(&id) else {
+        let Some(position) = self.position(id) else {
             return false;
         };
         let list = Arc::make_mut(&mut self.list);
         list.swap_remove(position);
-        if let Some(moved) = list.get(position) {
-            self.positions.insert(moved.id, position);
-        }
-        if should_shrink(list.len(), list.capacity()) {
+        let shrinks = should_shrink(list.len(), list.capacity());
+        if shrinks {
             list.shrink_to(2 * list.len());
-            self.positions.shrink_to(2 * list.len());
+        }
+        if list.len() <= FEW / 2 {
+            self.positions.reset();
+        }
+        if let Some(positions) = self.positions.get_mut() {
+            positions.remove(&id);
+            if let Some(moved) = list.get(position) {
+                positions.insert(moved.id, position);
+            }
+            if shrinks {
+                positions.shrink_to(2 * list.len());
+            }
         }
         true
     }
@@ -183,7 +212,7 @@ impl<Out> Default for Members<Out> {
     fn default() -> Self {
         Self {
             list: Arc::default(),
-            positions: HashMap::new(),
+            positions: Lazy::new(),
             weigh: None,
         }
     }
@@ -218,5 +247,70 @@ impl CallbackKey {
     /// Removes the close callback from `session`.
     pub(super) fn remove_callback(self, session: &ConnectionHandle) {
         session.remove_close_callback(self, ());
+    }
+}
+
+#[cfg(all(test, not(getty_loom)))]
+mod tests {
+    use getty_core::{Connection, driver};
+
+    use super::*;
+
+    #[test]
+    fn members_are_found_in_lists_of_any_length() {
+        let settings = Settings::default();
+        let connections: Vec<_> = (0..40).map(|_| Connection::new(())).collect();
+        let sessions: Vec<Session<()>> = connections
+            .iter()
+            .map(|connection| driver::pair(connection.handle().clone()).0)
+            .collect();
+        let mut members = Members::default();
+        let mut expected = HashSet::new();
+        let (mut random, mut lens) = (7_u64, HashSet::new());
+        for round in 0..3000 {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let place = usize::try_from(random >> 40).unwrap() % sessions.len();
+            let session = &sessions[place];
+            // The list grows in the first half of 400 rounds.
+            let joins = (random >> 33) % 10 < if round % 400 < 200 { 9 } else { 1 };
+            if joins {
+                let member = Member::new(session, &settings, None);
+                let is_new = members.insert(member, None, None);
+                assert_eq!(is_new, expected.insert(session.id()));
+            } else {
+                assert_eq!(members.remove(session.id()), expected.remove(&session.id()));
+            }
+            let list = members.list();
+            let ids: Vec<_> = list.iter().map(|member| member.id).collect();
+            assert_eq!(ids.len(), expected.len());
+            assert_eq!(HashSet::from_iter(ids.iter().copied()), expected);
+            for session in &sessions {
+                let position = ids.iter().position(|id| *id == session.id());
+                assert_eq!(members.position(session.id()), position);
+            }
+            match members.positions.get() {
+                Some(positions) => assert!(positions.len() > FEW / 2),
+                None => assert!(ids.len() <= FEW),
+            }
+            lens.insert(ids.len());
+        }
+        assert!(lens.contains(&0) && lens.contains(&35), "{lens:?}");
+    }
+
+    #[test]
+    fn list_of_one_member_has_no_spare_memory() {
+        let connection = Connection::new(());
+        let (session, _driver) = driver::pair::<()>(connection.handle().clone());
+        let mut members = Members::default();
+        members.insert(
+            Member::new(&session, &Settings::default(), None),
+            None,
+            None,
+        );
+        assert_eq!((members.list.capacity(), members.len()), (1, 1));
+        assert!(!members.positions.is_some());
+        assert!(size_of::<Members<()>>() <= 3 * size_of::<usize>());
     }
 }
