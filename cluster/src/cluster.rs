@@ -3,6 +3,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     fmt,
+    hash::Hash,
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, PoisonError, RwLock, Weak,
@@ -25,7 +26,7 @@ use tokio::{
 use crate::{
     Claims, ClaimsBuilder, ClusterTopics, Key, Node, NodeId, Snapshot, Subject, TopicsBuilder,
     TopicsSnapshot,
-    bus::{Bus, Event, Memory, PublishError, Sink, Store},
+    bus::{Bus, Event, Memory, PublishError, Shard, Sink, Store},
     claims::ClaimSet,
     close,
     counters::{Counters, number},
@@ -49,6 +50,10 @@ const CONTROL_BYTES: usize = 32 * 1024 * 1024;
 const CLOSES_KNOWN_FOR: Duration = Duration::from_secs(10);
 /// Maximum number of closes that are known.
 const MAX_CLOSES: usize = 64 * 1024;
+/// Time in which a control frame that arrives again is ignored. A shard may be late.
+const FRAMES_KNOWN_FOR: Duration = Duration::from_secs(30);
+/// Maximum number of control frames that are known.
+const MAX_FRAMES: usize = 128 * 1024;
 /// Time before the others may declare this node dead at which its claims are checked.
 const PAUSE_MARGIN: Duration = Duration::from_secs(1);
 /// Longest key, in bytes.
@@ -62,6 +67,12 @@ pub enum State {
     Up,
     /// Connected, and subscriptions are being restored.
     Settling,
+    /// Some shards of a [`Sharded`](crate::bus::Sharded) bus are away, and the topics of all others
+    /// work. No other bus has this state.
+    Partial {
+        /// Number of shards that are not connected, or whose subscriptions are being restored.
+        away: usize,
+    },
     /// Not connected. Members on this node still receive broadcasts of this node.
     Down {
         /// The time at which the connection was lost, or the cluster was started.
@@ -74,6 +85,11 @@ impl State {
     #[must_use]
     pub const fn is_up(self) -> bool {
         matches!(self, Self::Up)
+    }
+
+    /// Returns `true` if control frames arrive.
+    pub(crate) const fn has_settled(self) -> bool {
+        matches!(self, Self::Up | Self::Partial { .. })
     }
 }
 
@@ -125,7 +141,9 @@ pub(crate) struct Inner {
     control: mpsc::Sender<Frame>,
     /// Size of the control frames that wait, in bytes.
     control_bytes: AtomicUsize,
-    closes: Mutex<Closes>,
+    closes: Mutex<Recent<u64>>,
+    /// Control frames by origin and number. A bus may deliver each several times.
+    frames: Mutex<Recent<(NodeId, u64)>>,
     /// `true` once this node has said goodbye.
     has_left: AtomicBool,
     reasons: Vec<ApplicationClose>,
@@ -151,20 +169,30 @@ pub(crate) trait Set: Send + Sync {
     fn cards(&self, key: &[u8]) -> Vec<String>;
 }
 
-/// Closes of topics that were seen in the last seconds.
-#[derive(Default)]
-struct Closes {
-    ids: HashSet<u64>,
-    by_age: VecDeque<(Instant, u64)>,
+/// Ids that were seen in the last seconds.
+struct Recent<T> {
+    ids: HashSet<T>,
+    by_age: VecDeque<(Instant, T)>,
+    known_for: Duration,
+    max: usize,
 }
 
-impl Closes {
+impl<T: Copy + Eq + Hash> Recent<T> {
+    fn new(known_for: Duration, max: usize) -> Self {
+        Self {
+            ids: HashSet::new(),
+            by_age: VecDeque::new(),
+            known_for,
+            max,
+        }
+    }
+
     /// Returns `true` if the id was not seen before.
-    fn insert(&mut self, id: u64) -> bool {
+    fn insert(&mut self, id: T) -> bool {
         let now = Instant::now();
         while let Some((seen, oldest)) = self.by_age.front() {
-            let is_known = now.duration_since(*seen) < CLOSES_KNOWN_FOR;
-            if is_known && self.by_age.len() < MAX_CLOSES {
+            let is_known = now.duration_since(*seen) < self.known_for;
+            if is_known && self.by_age.len() < self.max {
                 break;
             }
             self.ids.remove(oldest);
@@ -260,7 +288,8 @@ impl Cluster {
         *self.inner.state.borrow()
     }
 
-    /// Waits until the state is [`Up`](State::Up).
+    /// Waits until the state is [`Up`](State::Up). If the bus is [`Sharded`](crate::bus::Sharded),
+    /// it waits for all shards.
     pub async fn up(&self) {
         let mut states = self.inner.state.subscribe();
         // It fails only if the sender is dropped, and `self` keeps it.
@@ -272,6 +301,13 @@ impl Cluster {
         let mut states = self.inner.state.subscribe();
         let down = |state: &State| matches!(state, State::Down { .. });
         let _ = states.wait_for(down).await;
+    }
+
+    /// Returns the states of the shards of a [`Sharded`](crate::bus::Sharded) bus, in their order.
+    /// The list is empty for any other bus.
+    #[must_use]
+    pub fn shards(&self) -> Vec<Shard> {
+        self.inner.bus.shards()
     }
 
     /// Returns the other living nodes, in no particular order.
@@ -369,7 +405,8 @@ impl ClusterBuilder {
             dispatch: Dispatch::default(),
             control,
             control_bytes: AtomicUsize::new(0),
-            closes: Mutex::default(),
+            closes: Mutex::new(Recent::new(CLOSES_KNOWN_FOR, MAX_CLOSES)),
+            frames: Mutex::new(Recent::new(FRAMES_KNOWN_FOR, MAX_FRAMES)),
             has_left: AtomicBool::new(false),
             reasons: self.reasons,
         });
@@ -537,6 +574,13 @@ impl Inner {
         }
     }
 
+    /// Waits until control frames arrive.
+    pub(crate) async fn settled(&self) {
+        let mut states = self.state.subscribe();
+        // It fails only if the sender is dropped, and `self` keeps it.
+        let _ = states.wait_for(|state| state.has_settled()).await;
+    }
+
     fn set(&self, name: &str) -> Option<Arc<dyn Set>> {
         let sets = self.sets.read().unwrap_or_else(PoisonError::into_inner);
         let (_, set) = sets.iter().find(|(other, _)| **other == *name)?;
@@ -595,6 +639,34 @@ impl Inner {
             },
             Kind::Message => self.counters.invalid.add(1),
         }
+    }
+
+    /// Takes note that the bus has settled, completely or in part.
+    fn has_settled(&self, state: State) {
+        let mut settling = lock(&self.settling);
+        if let Some(connected) = settling.connected.take() {
+            settling.last = Some(connected.elapsed());
+        }
+        drop(settling);
+        let before = self.state.send_replace(state);
+        if before.has_settled() {
+            let away = |state| match state {
+                State::Partial { away } => away,
+                _ => 0,
+            };
+            let lost = away(state).saturating_sub(away(before));
+            if lost > 0 {
+                self.counters.disconnects.add(number(lost));
+                let (node, away) = (self.id, away(state));
+                tracing::warn!(target: "getty::cluster", %node, away, "a shard of the bus is not connected");
+                return;
+            }
+        } else {
+            // All others have been heard over the shards that were there.
+            self.nodes.restart();
+        }
+        self.hello();
+        self.check_claims();
     }
 
     /// Queues a control frame.
@@ -690,7 +762,12 @@ impl Sink for Receiver {
         }
         let Some(set) = topic_set(subject, &inner.topic_prefix) else {
             match Frame::decode(frame) {
-                Ok(frame) => inner.push_control(frame),
+                Ok(frame) => {
+                    let id = (header.origin, header.number);
+                    if lock(&inner.frames).insert(id) {
+                        inner.push_control(frame);
+                    }
+                }
                 Err(error) => invalid(error),
             }
             return;
@@ -712,17 +789,8 @@ impl Sink for Receiver {
                 inner.state.send_replace(State::Settling);
                 tracing::info!(target: "getty::cluster", node = %inner.id, "the bus is connected");
             }
-            Event::Settled => {
-                let mut settling = lock(&inner.settling);
-                if let Some(connected) = settling.connected.take() {
-                    settling.last = Some(connected.elapsed());
-                }
-                drop(settling);
-                inner.state.send_replace(State::Up);
-                inner.nodes.restart();
-                inner.hello();
-                inner.check_claims();
-            }
+            Event::Settled => inner.has_settled(State::Up),
+            Event::Partial { away } => inner.has_settled(State::Partial { away }),
             Event::Disconnected => {
                 let since = Instant::now();
                 let was_connected = inner.state.send_if_modified(|state| {
@@ -758,7 +826,7 @@ async fn beats(inner: Arc<Inner>) {
         let beat = last + inner.nodes.period();
         let expiry = inner.nodes.next_expiry();
         // Without the bus no beats arrive, and no node is declared dead.
-        let expiry = expiry.filter(|_| inner.state.borrow().is_up());
+        let expiry = expiry.filter(|_| inner.state.borrow().has_settled());
         sleep_until(expiry.map_or(beat, |expiry| expiry.min(beat))).await;
         let now = Instant::now();
         if now >= beat {
@@ -771,7 +839,7 @@ async fn beats(inner: Arc<Inner>) {
             inner.beat();
             last = now;
         }
-        if !inner.state.borrow().is_up() {
+        if !inner.state.borrow().has_settled() {
             continue;
         }
         for Node { id, name } in inner.nodes.expire() {

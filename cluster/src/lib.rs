@@ -83,7 +83,7 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`bus`] | the buses in memory and over NATS and Redis, and the traits for others |
+//! | [`bus`] | the buses in memory and over NATS and Redis, shards, and the traits for others |
 //! | [`form`] | the form of messages between nodes |
 
 // on docs.rs each item names the feature that it needs

@@ -36,6 +36,7 @@ use crate::{
     form::Form,
     frame::{HEADER, Header, Kind},
     lock, random_id,
+    subject::stable_hash,
 };
 
 /// Number of copies of a close that are published, because each may be lost.
@@ -382,10 +383,23 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> ClusterTopics<K, Out> {
     {
         let subscribed = async {
             self.shared.interest.held(key).await;
-            self.cluster.up().await;
-            self.shared.inner.bus.subscribed().await;
+            self.shared.inner.settled().await;
+            let subject = self.shared.subject(&key.key_bytes());
+            self.shared.inner.bus.subscribed_to(&subject).await;
         };
         timeout(time, subscribed).await.is_ok()
+    }
+
+    /// Returns the subject of the messages of a topic on the bus. It shows the
+    /// [shard](Subject::shard) of the topic. Topics of one [bucket](TopicsBuilder::with_buckets)
+    /// have the same.
+    #[must_use]
+    pub fn subject<Q>(&self, key: &Q) -> Subject
+    where
+        K: Borrow<Q>,
+        Q: KeyBytes + ?Sized,
+    {
+        self.shared.subject(&key.key_bytes())
     }
 
     /// Returns the counters of these topics on this node.
@@ -569,13 +583,9 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> Set for Shared<K, Out> {
     }
 }
 
-/// Returns the bucket of a key. It is the same on all nodes, so the hash has no random seed.
+/// Returns the bucket of a key. It is the same on all nodes.
 fn bucket(key: &[u8], buckets: u32) -> u32 {
-    // FNV-1a
-    let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    u32::try_from(hash % u64::from(buckets.max(1))).unwrap_or_default()
+    u32::try_from(stable_hash(key) % u64::from(buckets.max(1))).unwrap_or_default()
 }
 
 impl<K: Key, Out> Clone for ClusterTopics<K, Out> {
