@@ -3,7 +3,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     fmt,
-    hash::Hash,
+    hash::{BuildHasher, RandomState},
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, PoisonError, RwLock, Weak,
@@ -35,6 +35,7 @@ use crate::{
     frame::{Frame, FrameError, HEADER, Header, Kind},
     lock,
     nodes::Nodes,
+    presence::{Watched, Watches},
     questions::{Questions, read_answer, write_answers},
     random_id,
     subject::{token, topic_prefix, topic_set},
@@ -125,6 +126,8 @@ pub(crate) struct Inner {
     pub(crate) counters: Counters,
     pub(crate) nodes: Nodes,
     pub(crate) questions: Questions,
+    pub(crate) watches: Watches,
+    pub(crate) watched: Watched,
     pub(crate) runtime: Handle,
     /// Longest frame, in bytes.
     pub(crate) max_frame: usize,
@@ -141,9 +144,10 @@ pub(crate) struct Inner {
     control: mpsc::Sender<Frame>,
     /// Size of the control frames that wait, in bytes.
     control_bytes: AtomicUsize,
-    closes: Mutex<Recent<u64>>,
-    /// Control frames by origin and number. A bus may deliver each several times.
-    frames: Mutex<Recent<(NodeId, u64)>>,
+    closes: Mutex<Recent>,
+    /// Hashes of control frames. A bus may deliver each frame several times.
+    frames: Mutex<Recent>,
+    hasher: RandomState,
     /// `true` once this node has said goodbye.
     has_left: AtomicBool,
     reasons: Vec<ApplicationClose>,
@@ -170,14 +174,14 @@ pub(crate) trait Set: Send + Sync {
 }
 
 /// Ids that were seen in the last seconds.
-struct Recent<T> {
-    ids: HashSet<T>,
-    by_age: VecDeque<(Instant, T)>,
+struct Recent {
+    ids: HashSet<u64>,
+    by_age: VecDeque<(Instant, u64)>,
     known_for: Duration,
     max: usize,
 }
 
-impl<T: Copy + Eq + Hash> Recent<T> {
+impl Recent {
     fn new(known_for: Duration, max: usize) -> Self {
         Self {
             ids: HashSet::new(),
@@ -188,7 +192,7 @@ impl<T: Copy + Eq + Hash> Recent<T> {
     }
 
     /// Returns `true` if the id was not seen before.
-    fn insert(&mut self, id: T) -> bool {
+    fn insert(&mut self, id: u64) -> bool {
         let now = Instant::now();
         while let Some((seen, oldest)) = self.by_age.front() {
             let is_known = now.duration_since(*seen) < self.known_for;
@@ -394,6 +398,8 @@ impl ClusterBuilder {
             counters: Counters::default(),
             nodes: Nodes::default(),
             questions: Questions::default(),
+            watches: Watches::default(),
+            watched: Watched::default(),
             runtime: Handle::current(),
             number: AtomicU64::new(0),
             state: watch::Sender::new(State::Down {
@@ -407,6 +413,7 @@ impl ClusterBuilder {
             control_bytes: AtomicUsize::new(0),
             closes: Mutex::new(Recent::new(CLOSES_KNOWN_FOR, MAX_CLOSES)),
             frames: Mutex::new(Recent::new(FRAMES_KNOWN_FOR, MAX_FRAMES)),
+            hasher: RandomState::new(),
             has_left: AtomicBool::new(false),
             reasons: self.reasons,
         });
@@ -521,6 +528,13 @@ impl Inner {
             .publish(&Subject::node(&self.namespace, node), frame)
     }
 
+    pub(crate) fn publish_key_to(&self, node: NodeId, kind: Kind, key: Bytes, payload: Bytes) {
+        let frame = self.control_frame(kind, key, payload);
+        let _ = self
+            .bus
+            .publish(&Subject::node(&self.namespace, node), frame);
+    }
+
     /// Registers a set of topics. Returns `false` if there is one with that name.
     pub(crate) fn add_set(&self, name: Arc<str>, set: Weak<dyn Set>) -> bool {
         let mut sets = self.sets.write().unwrap_or_else(PoisonError::into_inner);
@@ -574,6 +588,16 @@ impl Inner {
         }
     }
 
+    /// Returns the changes of the state.
+    pub(crate) fn states(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    /// Returns `true` if control frames arrive now.
+    pub(crate) fn has_settled_now(&self) -> bool {
+        self.state.borrow().has_settled()
+    }
+
     /// Waits until control frames arrive.
     pub(crate) async fn settled(&self) {
         let mut states = self.state.subscribe();
@@ -581,7 +605,7 @@ impl Inner {
         let _ = states.wait_for(|state| state.has_settled()).await;
     }
 
-    fn set(&self, name: &str) -> Option<Arc<dyn Set>> {
+    pub(crate) fn set(&self, name: &str) -> Option<Arc<dyn Set>> {
         let sets = self.sets.read().unwrap_or_else(PoisonError::into_inner);
         let (_, set) = sets.iter().find(|(other, _)| **other == *name)?;
         set.upgrade()
@@ -594,7 +618,7 @@ impl Inner {
         }
     }
 
-    fn control(&self, frame: Frame) {
+    fn control(self: &Arc<Self>, frame: Frame) {
         let origin = frame.header.origin;
         match frame.header.kind {
             Kind::Beat | Kind::Hello => {
@@ -602,6 +626,7 @@ impl Inner {
                 let is_new = self.nodes.heard(origin, &name);
                 if is_new {
                     tracing::info!(target: "getty::cluster", node = %origin, %name, "a node has joined");
+                    self.watches.wake();
                 }
                 if frame.header.kind == Kind::Hello {
                     self.beat();
@@ -610,7 +635,7 @@ impl Inner {
             Kind::Goodbye => {
                 if self.nodes.remove(origin) {
                     tracing::info!(target: "getty::cluster", node = %origin, "a node has left");
-                    self.questions.forget(origin);
+                    self.forget(origin);
                 }
             }
             Kind::Ask => self.answer(&frame),
@@ -637,8 +662,31 @@ impl Inner {
                 }
                 Err(_) => self.counters.invalid.add(1),
             },
+            Kind::Watch | Kind::Unwatch => {
+                let mut payload = frame.payload;
+                let id = payload.try_get_u64();
+                match (id, std::str::from_utf8(&payload)) {
+                    (Ok(id), Ok(set)) if frame.header.kind == Kind::Watch => {
+                        self.watch_requested(origin, id, &(set.into(), frame.key));
+                    }
+                    (Ok(id), Ok(set)) => self.unwatch(origin, id, &(set.into(), frame.key)),
+                    _ => self.counters.invalid.add(1),
+                }
+            }
+            Kind::List => {
+                if !self.list_received(origin, frame.payload) {
+                    self.counters.invalid.add(1);
+                }
+            }
             Kind::Message => self.counters.invalid.add(1),
         }
+    }
+
+    /// Takes note that a node has ended.
+    fn forget(&self, node: NodeId) {
+        self.questions.forget(node);
+        self.watches.forget(node);
+        self.watched.forget(node);
     }
 
     /// Takes note that the bus has settled, completely or in part.
@@ -648,6 +696,10 @@ impl Inner {
             settling.last = Some(connected.elapsed());
         }
         drop(settling);
+        if !self.has_settled_now() {
+            // Before the watchers see the state and request new lists.
+            self.watches.restart();
+        }
         let before = self.state.send_replace(state);
         if before.has_settled() {
             let away = |state| match state {
@@ -664,7 +716,9 @@ impl Inner {
         } else {
             // All others have been heard over the shards that were there.
             self.nodes.restart();
+            self.watched.all_changed();
         }
+        self.watches.wake();
         self.hello();
         self.check_claims();
     }
@@ -761,10 +815,11 @@ impl Sink for Receiver {
             return;
         }
         let Some(set) = topic_set(subject, &inner.topic_prefix) else {
+            // With the number of the frame and all else: a damaged copy must not replace it.
+            let hash = inner.hasher.hash_one(&frame[..]);
             match Frame::decode(frame) {
                 Ok(frame) => {
-                    let id = (header.origin, header.number);
-                    if lock(&inner.frames).insert(id) {
+                    if lock(&inner.frames).insert(hash) {
                         inner.push_control(frame);
                     }
                 }
@@ -803,6 +858,7 @@ impl Sink for Receiver {
                 // An attempt to connect may also have failed.
                 if was_connected {
                     inner.counters.disconnects.add(1);
+                    inner.watches.wake();
                     tracing::warn!(target: "getty::cluster", node = %inner.id, "the bus is not connected");
                 }
             }
@@ -844,7 +900,7 @@ async fn beats(inner: Arc<Inner>) {
         }
         for Node { id, name } in inner.nodes.expire() {
             tracing::warn!(target: "getty::cluster", node = %id, %name, "a node is dead: its beats are missing");
-            inner.questions.forget(id);
+            inner.forget(id);
         }
     }
 }

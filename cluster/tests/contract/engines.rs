@@ -9,7 +9,7 @@ use crate::{
     engine::Net,
     nodes,
     server::{Kind, Server},
-    shards, topics,
+    shards, topics, watches,
 };
 
 /// A test with its name.
@@ -47,12 +47,17 @@ async fn run_local(kind: Kind, servers: usize, cases: impl IntoIterator<Item = &
 }
 
 fn short() -> impl Iterator<Item = &'static Case> {
-    let modules = [topics::SERVERS, claims::SERVERS, nodes::SERVERS];
+    let modules = [
+        topics::SERVERS,
+        claims::SERVERS,
+        nodes::SERVERS,
+        watches::SERVERS,
+    ];
     modules.into_iter().flatten()
 }
 
 fn long() -> impl Iterator<Item = &'static Case> {
-    let modules = [topics::LONG, claims::LONG, nodes::LONG];
+    let modules = [topics::LONG, claims::LONG, nodes::LONG, watches::LONG];
     modules.into_iter().flatten()
 }
 

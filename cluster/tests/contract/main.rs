@@ -21,3 +21,4 @@ mod shards;
 mod spy;
 mod support;
 mod topics;
+mod watches;
