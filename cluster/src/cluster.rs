@@ -127,7 +127,7 @@ pub(crate) struct Inner {
     pub(crate) nodes: Nodes,
     pub(crate) questions: Questions,
     pub(crate) watches: Watches,
-    pub(crate) watched: Watched,
+    pub(crate) watched: Arc<Watched>,
     pub(crate) runtime: Handle,
     /// Longest frame, in bytes.
     pub(crate) max_frame: usize,
@@ -399,7 +399,7 @@ impl ClusterBuilder {
             nodes: Nodes::default(),
             questions: Questions::default(),
             watches: Watches::default(),
-            watched: Watched::default(),
+            watched: Arc::default(),
             runtime: Handle::current(),
             number: AtomicU64::new(0),
             state: watch::Sender::new(State::Down {

@@ -46,6 +46,8 @@ const PAUSE_OF_EACH: Duration = Duration::from_millis(1);
 const SWEEP: Duration = Duration::from_secs(5);
 /// Maximum number of watchers that a node answers.
 const MAX_WATCHERS: usize = 100_000;
+/// Longest name of a set, in bytes.
+const MAX_SET: usize = 256;
 /// Length of a part without its cards, in bytes.
 const PART: usize = 19;
 
@@ -393,6 +395,11 @@ impl Inner {
 
     /// Handles the request of a watcher.
     pub(crate) fn watch_requested(self: &Arc<Self>, node: NodeId, id: u64, topic: &Topic) {
+        let (set, key) = topic;
+        if set.len() > MAX_SET || (node != self.id && key.len() > MAX_KEY) {
+            self.counters.invalid.add(1);
+            return;
+        }
         if !self.watched.add(topic, (node, id)) {
             self.counters.unread.add(1);
             return;
@@ -448,6 +455,9 @@ impl Inner {
     }
 
     fn request(&self, to: Option<NodeId>, kind: Kind, id: u64, topic: &Topic) {
+        if topic.1.len() > MAX_KEY {
+            return;
+        }
         let mut payload = BytesMut::new();
         payload.put_u64(id);
         payload.put_slice(topic.0.as_bytes());
@@ -498,9 +508,7 @@ async fn renew(inner: Weak<Inner>, id: u64, topic: Topic) {
             nodes.mark_unchanged();
             known = inner.nodes.list().iter().map(|node| node.id).collect();
             inner.watch_requested(inner.id, id, &topic);
-            if topic.1.len() <= MAX_KEY {
-                inner.request(None, Kind::Watch, id, &topic);
-            }
+            inner.request(None, Kind::Watch, id, &topic);
         }
         let time = sleep(RENEW.mul_f64(0.75 + fastrand::f64() / 4.0));
         let mut time = std::pin::pin!(time);
@@ -547,6 +555,10 @@ impl Part {
             let Ok(len) = u32::try_from(card.len()) else {
                 continue;
             };
+            if PART + 4 + card.len() > max {
+                // No frame can have it, and the others must arrive.
+                continue;
+            }
             if part.len() > PART && part.len() + 4 + card.len() > max {
                 parts.push(part.split().freeze());
                 number = number.saturating_add(1);
@@ -597,14 +609,15 @@ impl Watch {
     fn compare(&mut self, inner: &Inner) {
         let nodes: HashSet<_> = inner.nodes.list().iter().map(|node| node.id).collect();
         let round = inner.watches.round.load(Relaxed);
-        let lists = lock(&self.lists);
+        let mut lists = lock(&self.lists);
+        // The list of a node whose beats come later is requested again with the first.
+        let is_there = |node: &NodeId| *node == inner.id || nodes.contains(node);
+        lists.of_nodes.retain(|node, _| is_there(node));
         let mut current: BTreeMap<Member, usize> = BTreeMap::new();
-        for (node, list) in &lists.of_nodes {
-            if *node == inner.id || nodes.contains(node) {
-                for card in &list.cards {
-                    let (card, node) = (card.clone(), *node);
-                    *current.entry(Member { card, node }).or_default() += 1;
-                }
+        for (&node, list) in &lists.of_nodes {
+            for card in &list.cards {
+                let card = card.clone();
+                *current.entry(Member { card, node }).or_default() += 1;
             }
         }
         let is_known = |node: &NodeId| {
@@ -703,7 +716,9 @@ mod tests {
     fn cards_are_the_same_after_parts_of_bounded_length() {
         for len in [0, 1, 100] {
             let cards: Vec<_> = (0..len).map(|n| format!("card {n}")).collect();
-            let parts = Part::write(7, 3, &cards, 100);
+            let mut too_long = cards.clone();
+            too_long.insert(len / 2, "x".repeat(100));
+            let parts = Part::write(7, 3, &too_long, 100);
             assert!(parts.iter().all(|part| part.len() <= 100));
             assert_eq!(parts.len() > 10, len == 100);
             let mut list = List::default();

@@ -113,7 +113,7 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> TopicsBuilder<K, Out> {
             counters: TopicCounters::default(),
             sequences: Sequences::new(self.max_topics),
             cards: Arc::new(Cards {
-                inner: Arc::downgrade(&self.cluster.inner),
+                watched: Arc::clone(&self.cluster.inner.watched),
                 set: Arc::clone(&self.name),
                 by_session: Mutex::default(),
             }),

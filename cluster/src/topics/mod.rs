@@ -14,7 +14,7 @@ use std::{
     fmt,
     hash::Hash,
     mem,
-    sync::{Arc, Mutex, Weak},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -35,7 +35,9 @@ use crate::{
     dispatch::{Dispatch, Message},
     form::Form,
     frame::{HEADER, Header, Kind},
-    lock, random_id,
+    lock,
+    presence::Watched,
+    random_id,
     subject::stable_hash,
 };
 
@@ -63,7 +65,7 @@ pub struct ClusterTopics<K: Key, Out> {
 type GapHook<K> = Box<dyn Fn(&K, Gap) + Send + Sync>;
 /// Cards of the sessions of a set.
 struct Cards<K: Key> {
-    inner: Weak<Inner>,
+    watched: Arc<Watched>,
     set: Arc<str>,
     /// By session and topic.
     by_session: Mutex<HashMap<u64, HashMap<K, String>>>,
@@ -72,10 +74,8 @@ struct Cards<K: Key> {
 impl<K: Key> Cards<K> {
     /// Takes note that cards or members of a topic may have changed.
     fn changed<Q: KeyBytes + ?Sized>(&self, key: &Q) {
-        if let Some(inner) = self.inner.upgrade() {
-            let bytes = || Bytes::copy_from_slice(&key.key_bytes());
-            inner.watched.changed(&self.set, bytes);
-        }
+        let bytes = || Bytes::copy_from_slice(&key.key_bytes());
+        self.watched.changed(&self.set, bytes);
     }
 
     fn remove(&self, session: u64) {
@@ -89,9 +89,7 @@ impl<K: Key> Cards<K> {
 impl<K: Key> Drop for Cards<K> {
     fn drop(&mut self) {
         // The set has ended, and with it all its lists.
-        if let Some(inner) = self.inner.upgrade() {
-            inner.watched.all_changed();
-        }
+        self.watched.all_changed();
     }
 }
 
@@ -431,8 +429,8 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> ClusterTopics<K, Out> {
     /// - Several members with equal cards on one node have an event each.
     ///
     /// A watch costs a request to all nodes every 15 to 20 s, and a list of each node after it.
-    /// Joins take a look at one atomic number while no topic is watched. A node answers 100,000
-    /// watchers at most.
+    /// Joins read one atomic number while no topic is watched. A node answers 100,000 watchers
+    /// at most. A card that is longer than a frame is in no list.
     ///
     /// ```
     /// use getty_cluster::{Cluster, ClusterTopics, WatchEvent, form::Plain};

@@ -220,12 +220,14 @@ async fn slow_watcher_gets_the_difference(net: Net) {
         view.become_these(&mut fast, &[&format!("guest {n}")]).await;
         last = Some(guest);
     }
-    // The slow one has missed all others.
-    let event = watch.next().await;
-    let is_last = matches!(&event, Some(WatchEvent::Joined(member)) if member.card == "guest 29");
-    assert!(is_last, "{event:?}");
-    assert_eq!(now(&mut watch), None);
-    drop(last);
+    // The slow one sees the current list, and perhaps the one before.
+    let (mut view, mut events) = (View::default(), 0);
+    while view.cards() != ["guest 29"] {
+        let event = watch.next().await.expect("the node is alive");
+        view.apply(&event);
+        events += 1;
+    }
+    assert!(events <= 3, "{events}");
 }
 
 async fn many_watchers_see_the_same_members(net: Net) {
