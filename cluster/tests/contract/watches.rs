@@ -13,6 +13,8 @@ use crate::{
 type Rooms = ClusterTopics<String, String>;
 
 const SECOND: Duration = Duration::from_secs(1);
+/// Longest time until a change is seen. A watcher requests the lists again after 15 s or more.
+const SOON: Duration = Duration::from_secs(10);
 /// Kind of a frame with members.
 const LIST: u8 = 11;
 
@@ -55,21 +57,38 @@ impl View {
         }
     }
 
+    async fn become_complete(&mut self, watch: &mut Watch) {
+        let read = async {
+            loop {
+                let event = watch.next().await.expect("the node is alive");
+                self.apply(&event);
+                if event == WatchEvent::Complete {
+                    break;
+                }
+            }
+        };
+        timeout(WAIT, read).await.expect("all nodes answer");
+    }
+
     fn cards(&self) -> Vec<&str> {
         let cards = self.0.iter();
         let cards = cards.flat_map(|(card, n)| std::iter::repeat_n(&**card, *n));
         cards.collect()
     }
 
-    /// Reads events until the cards are these.
+    /// Reads events until the cards are these, before the lists are requested again.
     async fn become_these(&mut self, watch: &mut Watch, cards: &[&str]) {
+        self.become_within(SOON, watch, cards).await;
+    }
+
+    async fn become_within(&mut self, time: Duration, watch: &mut Watch, cards: &[&str]) {
         let read = async {
             while self.cards() != cards {
                 let event = watch.next().await.expect("the node is alive");
                 self.apply(&event);
             }
         };
-        let read = timeout(WAIT, read).await;
+        let read = timeout(time, read).await;
         assert!(read.is_ok(), "{:?} instead of {cards:?}", self.cards());
     }
 }
@@ -77,16 +96,7 @@ impl View {
 /// Reads events until all lists have arrived.
 async fn complete(watch: &mut Watch) -> View {
     let mut view = View::default();
-    let read = async {
-        loop {
-            let event = watch.next().await.expect("the node is alive");
-            view.apply(&event);
-            if event == WatchEvent::Complete {
-                break;
-            }
-        }
-    };
-    timeout(WAIT, read).await.expect("all nodes answer");
+    view.become_complete(watch).await;
     view
 }
 
@@ -198,8 +208,9 @@ async fn members_stay_while_the_bus_is_away_and_are_compared_afterwards(net: Net
     tokio::time::sleep(SECOND).await;
     assert_eq!(now(&mut watch), None, "members of the other node stay");
     one.reconnect().await;
-    view.become_these(&mut watch, &["comes", "here", "stays"])
-        .await;
+    // Only then, and with the lists of the time after the outage.
+    view.become_complete(&mut watch).await;
+    assert_eq!(view.cards(), ["comes", "here", "stays"]);
     view_of_two
         .become_these(&mut on_two, &["comes", "here", "stays"])
         .await;
@@ -288,7 +299,7 @@ async fn members_of_a_node_that_crashes_leave_within_ten_seconds(net: Net) {
     assert_eq!(view.cards(), ["ada"]);
     two.cut_at_once();
     let cut = Instant::now();
-    view.become_these(&mut watch, &[]).await;
+    view.become_within(WAIT, &mut watch, &[]).await;
     assert!(
         cut.elapsed() <= 10 * SECOND + net.soon(),
         "{:?}",
@@ -314,7 +325,7 @@ async fn lost_lists_are_repaired(net: Net) {
     others.join_as("tea".to_owned(), &guest.session, "ada");
     tokio::time::sleep(SECOND).await;
     assert_eq!(now(&mut watch), None, "the list is lost");
-    view.become_these(&mut watch, &["ada"]).await;
+    view.become_within(WAIT, &mut watch, &["ada"]).await;
     assert!(end.elapsed() < 20 * SECOND + net.soon());
 }
 
@@ -365,6 +376,8 @@ async fn stream_ends_with_its_node(net: Net) {
     let rooms: Rooms = one.topics("rooms", Plain);
     let mut watch = rooms.watch("tea");
     complete(&mut watch).await;
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(now(&mut watch), None);
     drop((rooms, one));
     let end = timeout(WAIT, watch.next()).await.expect("it ends");
     assert_eq!(end, None);
