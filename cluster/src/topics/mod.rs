@@ -417,15 +417,16 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> ClusterTopics<K, Out> {
     /// nodes: those that are there, and then each that comes or goes.
     ///
     /// Each node sends its list, and sends it again within 250 ms of a change, or within 1 ms for
-    /// each of its members if that is longer. [`WatchEvent::Complete`] follows the lists of all
-    /// nodes. The stream compares the lists with what the reader knows:
+    /// each of its members if that is longer. [`Complete`](crate::WatchEvent::Complete) follows
+    /// the lists of all nodes. The stream compares the lists with what the reader knows:
     ///
     /// - A member that comes and goes between two lists, or between two calls of
     ///   [`Watch::next`], has no event. So a slow reader uses no more memory than two lists.
     /// - Each member that stays is reported, and so is the end of each that was reported. A lost
     ///   list is repaired within 20 s. Members of a node that has crashed leave within 10 s.
-    /// - While the bus is away the members of other nodes stay. [`WatchEvent::Incomplete`]
-    ///   reports that, and [`WatchEvent::Complete`] follows the new lists.
+    /// - While the bus is away the members of other nodes stay.
+    ///   [`Incomplete`](crate::WatchEvent::Incomplete) reports that, and `Complete` follows the
+    ///   new lists.
     /// - Several members with equal cards on one node have an event each.
     ///
     /// A watch costs a request to all nodes every 15 to 20 s, and a list of each node after it.
