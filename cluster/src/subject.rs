@@ -96,6 +96,11 @@ impl Subject {
         (0..shards).max_by_key(number).unwrap_or_default()
     }
 
+    /// Returns `true` if all nodes read this subject.
+    pub(crate) fn is_for_all(&self) -> bool {
+        self.0.ends_with(".all") && self.0.matches('.').count() == 2
+    }
+
     /// Returns the subject of control frames on a shard. Nodes whose shards have another order
     /// read other subjects.
     pub(crate) fn on_shard(&self, place: usize) -> Self {
@@ -264,6 +269,11 @@ mod tests {
         let all = Subject::all("app");
         assert_eq!(all.on_shard(0), all);
         assert_eq!(all.on_shard(2).as_str(), "getty.app.all.2");
+        assert!(all.is_for_all());
+        for namespace in ["all", "app"] {
+            assert!(!Subject::topic(namespace, "all", b"all").is_for_all());
+            assert!(!Subject::node(namespace, NodeId(1)).is_for_all());
+        }
         for subject in [all, Subject::node("t", NodeId(1))] {
             assert!(subject.on_shard(1).is_control(), "{subject}");
         }

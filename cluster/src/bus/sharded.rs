@@ -4,7 +4,7 @@ use std::{
     fmt,
     panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
@@ -55,8 +55,9 @@ use crate::{State, Subject, counters::Counter, lock};
 ///
 /// [`Subject::shard`] chooses the shard of a topic or a claim by a hash of its subject and by
 /// the number of shards. It is the same on all nodes and in all versions of this crate. All
-/// nodes must have the same shards **in the same order**. Nodes with another order do not know
-/// each other: [`Cluster::nodes`](crate::Cluster::nodes) does not return them.
+/// nodes must have the same shards **in the same order**. A node that finds another order logs
+/// an error, and its [`Snapshot::invalid`](crate::Snapshot::invalid) grows. The two nodes know
+/// each other only over shards that have the same place on both.
 ///
 /// A new shard at the end takes over its share from all others: one third of all topics if it
 /// is the third. Until all nodes have the same number of shards, nodes with different
@@ -112,6 +113,10 @@ struct Statuses {
     shards: Box<[Status]>,
     /// The last event that the cluster knows. Its lock keeps events in order.
     last: Mutex<Event>,
+    /// Subject of frames to all nodes on the first shard, once it is known.
+    all: OnceLock<Subject>,
+    /// `true` once a node with another order of shards was reported.
+    has_reported: AtomicBool,
 }
 
 /// State of a shard.
@@ -143,6 +148,8 @@ impl<B> Sharded<B> {
             statuses: Arc::new(Statuses {
                 shards: buses.iter().map(status).collect(),
                 last: Mutex::new(Event::Disconnected),
+                all: OnceLock::new(),
+                has_reported: AtomicBool::new(false),
             }),
             buses,
         }
@@ -213,8 +220,16 @@ impl<B: Bus> Bus for Sharded<B> {
         let mut of_shards = vec![Vec::new(); self.buses.len()];
         for (subject, wanted) in changes {
             if subject.is_control() {
+                let is_for_all = subject.is_for_all();
+                if is_for_all {
+                    self.statuses.all.get_or_init(|| subject.clone());
+                }
                 for (place, changes) in of_shards.iter_mut().enumerate() {
                     changes.push((subject.on_shard(place), *wanted));
+                    // Only nodes with another order publish to these.
+                    let others =
+                        (0..self.buses.len()).filter(|other| is_for_all && *other != place);
+                    changes.extend(others.map(|other| (subject.on_shard(other), *wanted)));
                 }
             } else {
                 of_shards[self.of(subject).0].push((subject.clone(), *wanted));
@@ -333,6 +348,24 @@ struct ShardSink {
 
 impl Sink for ShardSink {
     fn deliver(&self, subject: &str, frame: Bytes) {
+        let Statuses {
+            all, has_reported, ..
+        } = &*self.statuses;
+        if let Some(all) = all.get()
+            && subject.starts_with(all.as_str())
+            && subject != all.on_shard(self.place).as_str()
+        {
+            if !has_reported.swap(true, Relaxed) {
+                tracing::error!(
+                    target: "getty::cluster",
+                    shard = self.place,
+                    subject,
+                    "a node has the shards in another order",
+                );
+            }
+            // It is counted as invalid.
+            return self.sink.deliver(subject, Bytes::new());
+        }
         self.sink.deliver(subject, frame);
     }
 
@@ -346,7 +379,7 @@ impl Sink for ShardSink {
             },
             Event::Lost(_) => return self.sink.event(event),
         };
-        let Statuses { shards, last } = &*self.statuses;
+        let Statuses { shards, last, .. } = &*self.statuses;
         let mut last = lock(last);
         let Status {
             state, disconnects, ..

@@ -108,10 +108,10 @@ impl Net {
     }
 
     #[cfg(feature = "metrics")]
-    pub(crate) fn named(namespace: &str) -> Self {
+    pub(crate) fn named(namespace: &str, shards: usize) -> Self {
         Self {
             namespace: namespace.to_owned(),
-            ..Self::memory()
+            ..Self::shards(shards)
         }
     }
 
