@@ -690,7 +690,7 @@ impl Inner {
     }
 
     /// Takes note that the bus has settled, completely or in part.
-    fn has_settled(&self, state: State) {
+    fn settle(&self, state: State) {
         let mut settling = lock(&self.settling);
         if let Some(connected) = settling.connected.take() {
             settling.last = Some(connected.elapsed());
@@ -844,8 +844,8 @@ impl Sink for Receiver {
                 inner.state.send_replace(State::Settling);
                 tracing::info!(target: "getty::cluster", node = %inner.id, "the bus is connected");
             }
-            Event::Settled => inner.has_settled(State::Up),
-            Event::Partial { away } => inner.has_settled(State::Partial { away }),
+            Event::Settled => inner.settle(State::Up),
+            Event::Partial { away } => inner.settle(State::Partial { away }),
             Event::Disconnected => {
                 let since = Instant::now();
                 let was_connected = inner.state.send_if_modified(|state| {
