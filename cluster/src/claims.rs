@@ -1,7 +1,7 @@
 //! Names that belong to one session at a time, in the whole cluster.
 
 use std::{
-    collections::{BTreeSet, HashMap, hash_map},
+    collections::{BTreeSet, HashMap, HashSet, hash_map},
     error::Error,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -853,10 +853,17 @@ impl ClaimSet {
             .iter()
             .map(|(claim, local)| (*claim, local.key.clone()))
             .collect();
+        // A request to a store that does not answer takes some seconds.
+        let mut away = HashSet::new();
         for (claim, key) in claims {
+            let part = self.part(&key);
+            if away.contains(&part) {
+                continue;
+            }
             if let Err(error) = self.check(claim, &key).await {
                 tracing::debug!(target: "getty::cluster", %key, %error, "a claim was not checked");
-                return;
+                away.insert(part);
+                continue;
             }
             sleep(CHECK_PAUSE).await;
         }
@@ -924,6 +931,11 @@ impl ClaimSet {
         }
     }
 
+    /// Returns the part of the store that has `key`.
+    fn part(&self, key: &Subject) -> usize {
+        self.store.as_ref().map_or(0, |store| store.part(key))
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -961,14 +973,17 @@ async fn remove_later(set: Weak<ClaimSet>) {
         let claims: Vec<_> = {
             let mut ended = lock(&set.ended);
             ended.is_retried = !ended.claims.is_empty();
-            ended.claims.keys().copied().collect()
+            let claims = ended.claims.iter();
+            let claims = claims.map(|(claim, (key, _))| (*claim, set.part(key)));
+            claims.collect()
         };
         if claims.is_empty() {
             return;
         }
-        for claim in claims {
-            if set.try_remove_entry(claim).await.is_err() {
-                break;
+        let mut away = HashSet::new();
+        for (claim, part) in claims {
+            if !away.contains(&part) && set.try_remove_entry(claim).await.is_err() {
+                away.insert(part);
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     fmt,
+    hash::{BuildHasher, RandomState},
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, PoisonError, RwLock, Weak,
@@ -25,7 +26,7 @@ use tokio::{
 use crate::{
     Claims, ClaimsBuilder, ClusterTopics, Key, Node, NodeId, Snapshot, Subject, TopicsBuilder,
     TopicsSnapshot,
-    bus::{Bus, Event, Memory, PublishError, Sink, Store},
+    bus::{Bus, Event, Memory, PublishError, Shard, Sink, Store},
     claims::ClaimSet,
     close,
     counters::{Counters, number},
@@ -34,6 +35,7 @@ use crate::{
     frame::{Frame, FrameError, HEADER, Header, Kind},
     lock,
     nodes::Nodes,
+    presence::{Watched, Watches},
     questions::{Questions, read_answer, write_answers},
     random_id,
     subject::{token, topic_prefix, topic_set},
@@ -49,6 +51,10 @@ const CONTROL_BYTES: usize = 32 * 1024 * 1024;
 const CLOSES_KNOWN_FOR: Duration = Duration::from_secs(10);
 /// Maximum number of closes that are known.
 const MAX_CLOSES: usize = 64 * 1024;
+/// Time in which a control frame that arrives again is ignored. A shard may be late.
+const FRAMES_KNOWN_FOR: Duration = Duration::from_secs(30);
+/// Maximum number of control frames that are known.
+const MAX_FRAMES: usize = 128 * 1024;
 /// Time before the others may declare this node dead at which its claims are checked.
 const PAUSE_MARGIN: Duration = Duration::from_secs(1);
 /// Longest key, in bytes.
@@ -62,6 +68,12 @@ pub enum State {
     Up,
     /// Connected, and subscriptions are being restored.
     Settling,
+    /// Some shards of a [`Sharded`](crate::bus::Sharded) bus are away, and the topics of all others
+    /// work. No other bus has this state.
+    Partial {
+        /// Number of shards that are not connected, or whose subscriptions are being restored.
+        away: usize,
+    },
     /// Not connected. Members on this node still receive broadcasts of this node.
     Down {
         /// The time at which the connection was lost, or the cluster was started.
@@ -74,6 +86,11 @@ impl State {
     #[must_use]
     pub const fn is_up(self) -> bool {
         matches!(self, Self::Up)
+    }
+
+    /// Returns `true` if control frames arrive.
+    pub(crate) const fn has_settled(self) -> bool {
+        matches!(self, Self::Up | Self::Partial { .. })
     }
 }
 
@@ -109,6 +126,8 @@ pub(crate) struct Inner {
     pub(crate) counters: Counters,
     pub(crate) nodes: Nodes,
     pub(crate) questions: Questions,
+    pub(crate) watches: Watches,
+    pub(crate) watched: Arc<Watched>,
     pub(crate) runtime: Handle,
     /// Longest frame, in bytes.
     pub(crate) max_frame: usize,
@@ -125,7 +144,10 @@ pub(crate) struct Inner {
     control: mpsc::Sender<Frame>,
     /// Size of the control frames that wait, in bytes.
     control_bytes: AtomicUsize,
-    closes: Mutex<Closes>,
+    closes: Mutex<Recent>,
+    /// Hashes of control frames. A bus may deliver each frame several times.
+    frames: Mutex<Recent>,
+    hasher: RandomState,
     /// `true` once this node has said goodbye.
     has_left: AtomicBool,
     reasons: Vec<ApplicationClose>,
@@ -151,20 +173,30 @@ pub(crate) trait Set: Send + Sync {
     fn cards(&self, key: &[u8]) -> Vec<String>;
 }
 
-/// Closes of topics that were seen in the last seconds.
-#[derive(Default)]
-struct Closes {
+/// Ids that were seen in the last seconds.
+struct Recent {
     ids: HashSet<u64>,
     by_age: VecDeque<(Instant, u64)>,
+    known_for: Duration,
+    max: usize,
 }
 
-impl Closes {
+impl Recent {
+    fn new(known_for: Duration, max: usize) -> Self {
+        Self {
+            ids: HashSet::new(),
+            by_age: VecDeque::new(),
+            known_for,
+            max,
+        }
+    }
+
     /// Returns `true` if the id was not seen before.
     fn insert(&mut self, id: u64) -> bool {
         let now = Instant::now();
         while let Some((seen, oldest)) = self.by_age.front() {
-            let is_known = now.duration_since(*seen) < CLOSES_KNOWN_FOR;
-            if is_known && self.by_age.len() < MAX_CLOSES {
+            let is_known = now.duration_since(*seen) < self.known_for;
+            if is_known && self.by_age.len() < self.max {
                 break;
             }
             self.ids.remove(oldest);
@@ -260,7 +292,8 @@ impl Cluster {
         *self.inner.state.borrow()
     }
 
-    /// Waits until the state is [`Up`](State::Up).
+    /// Waits until the state is [`Up`](State::Up). If the bus is [`Sharded`](crate::bus::Sharded),
+    /// it waits for all shards.
     pub async fn up(&self) {
         let mut states = self.inner.state.subscribe();
         // It fails only if the sender is dropped, and `self` keeps it.
@@ -272,6 +305,13 @@ impl Cluster {
         let mut states = self.inner.state.subscribe();
         let down = |state: &State| matches!(state, State::Down { .. });
         let _ = states.wait_for(down).await;
+    }
+
+    /// Returns the states of the shards of a [`Sharded`](crate::bus::Sharded) bus, in their order.
+    /// The list is empty for any other bus.
+    #[must_use]
+    pub fn shards(&self) -> Vec<Shard> {
+        self.inner.bus.shards()
     }
 
     /// Returns the other living nodes, in no particular order.
@@ -358,6 +398,8 @@ impl ClusterBuilder {
             counters: Counters::default(),
             nodes: Nodes::default(),
             questions: Questions::default(),
+            watches: Watches::default(),
+            watched: Arc::default(),
             runtime: Handle::current(),
             number: AtomicU64::new(0),
             state: watch::Sender::new(State::Down {
@@ -369,7 +411,9 @@ impl ClusterBuilder {
             dispatch: Dispatch::default(),
             control,
             control_bytes: AtomicUsize::new(0),
-            closes: Mutex::default(),
+            closes: Mutex::new(Recent::new(CLOSES_KNOWN_FOR, MAX_CLOSES)),
+            frames: Mutex::new(Recent::new(FRAMES_KNOWN_FOR, MAX_FRAMES)),
+            hasher: RandomState::new(),
             has_left: AtomicBool::new(false),
             reasons: self.reasons,
         });
@@ -484,6 +528,13 @@ impl Inner {
             .publish(&Subject::node(&self.namespace, node), frame)
     }
 
+    pub(crate) fn publish_key_to(&self, node: NodeId, kind: Kind, key: Bytes, payload: Bytes) {
+        let frame = self.control_frame(kind, key, payload);
+        let _ = self
+            .bus
+            .publish(&Subject::node(&self.namespace, node), frame);
+    }
+
     /// Registers a set of topics. Returns `false` if there is one with that name.
     pub(crate) fn add_set(&self, name: Arc<str>, set: Weak<dyn Set>) -> bool {
         let mut sets = self.sets.write().unwrap_or_else(PoisonError::into_inner);
@@ -537,7 +588,24 @@ impl Inner {
         }
     }
 
-    fn set(&self, name: &str) -> Option<Arc<dyn Set>> {
+    /// Returns the changes of the state.
+    pub(crate) fn states(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    /// Returns `true` if control frames arrive now.
+    pub(crate) fn has_settled_now(&self) -> bool {
+        self.state.borrow().has_settled()
+    }
+
+    /// Waits until control frames arrive.
+    pub(crate) async fn settled(&self) {
+        let mut states = self.state.subscribe();
+        // It fails only if the sender is dropped, and `self` keeps it.
+        let _ = states.wait_for(|state| state.has_settled()).await;
+    }
+
+    pub(crate) fn set(&self, name: &str) -> Option<Arc<dyn Set>> {
         let sets = self.sets.read().unwrap_or_else(PoisonError::into_inner);
         let (_, set) = sets.iter().find(|(other, _)| **other == *name)?;
         set.upgrade()
@@ -550,7 +618,7 @@ impl Inner {
         }
     }
 
-    fn control(&self, frame: Frame) {
+    fn control(self: &Arc<Self>, frame: Frame) {
         let origin = frame.header.origin;
         match frame.header.kind {
             Kind::Beat | Kind::Hello => {
@@ -558,6 +626,7 @@ impl Inner {
                 let is_new = self.nodes.heard(origin, &name);
                 if is_new {
                     tracing::info!(target: "getty::cluster", node = %origin, %name, "a node has joined");
+                    self.watches.wake();
                 }
                 if frame.header.kind == Kind::Hello {
                     self.beat();
@@ -566,7 +635,7 @@ impl Inner {
             Kind::Goodbye => {
                 if self.nodes.remove(origin) {
                     tracing::info!(target: "getty::cluster", node = %origin, "a node has left");
-                    self.questions.forget(origin);
+                    self.forget(origin);
                 }
             }
             Kind::Ask => self.answer(&frame),
@@ -593,8 +662,65 @@ impl Inner {
                 }
                 Err(_) => self.counters.invalid.add(1),
             },
+            Kind::Watch | Kind::Unwatch => {
+                let mut payload = frame.payload;
+                let id = payload.try_get_u64();
+                match (id, std::str::from_utf8(&payload)) {
+                    (Ok(id), Ok(set)) if frame.header.kind == Kind::Watch => {
+                        self.watch_requested(origin, id, &(set.into(), frame.key));
+                    }
+                    (Ok(id), Ok(set)) => self.unwatch(origin, id, &(set.into(), frame.key)),
+                    _ => self.counters.invalid.add(1),
+                }
+            }
+            Kind::List => {
+                if !self.list_received(origin, frame.payload) {
+                    self.counters.invalid.add(1);
+                }
+            }
             Kind::Message => self.counters.invalid.add(1),
         }
+    }
+
+    /// Takes note that a node has ended.
+    fn forget(&self, node: NodeId) {
+        self.questions.forget(node);
+        self.watches.forget(node);
+        self.watched.forget(node);
+    }
+
+    /// Takes note that the bus has settled, completely or in part.
+    fn settle(&self, state: State) {
+        let mut settling = lock(&self.settling);
+        if let Some(connected) = settling.connected.take() {
+            settling.last = Some(connected.elapsed());
+        }
+        drop(settling);
+        if !self.has_settled_now() {
+            // Before the watchers see the state and request new lists.
+            self.watches.restart();
+        }
+        let before = self.state.send_replace(state);
+        if before.has_settled() {
+            let away = |state| match state {
+                State::Partial { away } => away,
+                _ => 0,
+            };
+            let lost = away(state).saturating_sub(away(before));
+            if lost > 0 {
+                self.counters.disconnects.add(number(lost));
+                let (node, away) = (self.id, away(state));
+                tracing::warn!(target: "getty::cluster", %node, away, "a shard of the bus is not connected");
+                return;
+            }
+        } else {
+            // All others have been heard over the shards that were there.
+            self.nodes.restart();
+            self.watched.all_changed();
+        }
+        self.watches.wake();
+        self.hello();
+        self.check_claims();
     }
 
     /// Queues a control frame.
@@ -689,8 +815,14 @@ impl Sink for Receiver {
             return;
         }
         let Some(set) = topic_set(subject, &inner.topic_prefix) else {
+            // With the number of the frame and all else: a damaged copy must not replace it.
+            let hash = inner.hasher.hash_one(&frame[..]);
             match Frame::decode(frame) {
-                Ok(frame) => inner.push_control(frame),
+                Ok(frame) => {
+                    if lock(&inner.frames).insert(hash) {
+                        inner.push_control(frame);
+                    }
+                }
                 Err(error) => invalid(error),
             }
             return;
@@ -712,17 +844,8 @@ impl Sink for Receiver {
                 inner.state.send_replace(State::Settling);
                 tracing::info!(target: "getty::cluster", node = %inner.id, "the bus is connected");
             }
-            Event::Settled => {
-                let mut settling = lock(&inner.settling);
-                if let Some(connected) = settling.connected.take() {
-                    settling.last = Some(connected.elapsed());
-                }
-                drop(settling);
-                inner.state.send_replace(State::Up);
-                inner.nodes.restart();
-                inner.hello();
-                inner.check_claims();
-            }
+            Event::Settled => inner.settle(State::Up),
+            Event::Partial { away } => inner.settle(State::Partial { away }),
             Event::Disconnected => {
                 let since = Instant::now();
                 let was_connected = inner.state.send_if_modified(|state| {
@@ -735,6 +858,7 @@ impl Sink for Receiver {
                 // An attempt to connect may also have failed.
                 if was_connected {
                     inner.counters.disconnects.add(1);
+                    inner.watches.wake();
                     tracing::warn!(target: "getty::cluster", node = %inner.id, "the bus is not connected");
                 }
             }
@@ -758,7 +882,7 @@ async fn beats(inner: Arc<Inner>) {
         let beat = last + inner.nodes.period();
         let expiry = inner.nodes.next_expiry();
         // Without the bus no beats arrive, and no node is declared dead.
-        let expiry = expiry.filter(|_| inner.state.borrow().is_up());
+        let expiry = expiry.filter(|_| inner.state.borrow().has_settled());
         sleep_until(expiry.map_or(beat, |expiry| expiry.min(beat))).await;
         let now = Instant::now();
         if now >= beat {
@@ -771,12 +895,12 @@ async fn beats(inner: Arc<Inner>) {
             inner.beat();
             last = now;
         }
-        if !inner.state.borrow().is_up() {
+        if !inner.state.borrow().has_settled() {
             continue;
         }
         for Node { id, name } in inner.nodes.expire() {
             tracing::warn!(target: "getty::cluster", node = %id, %name, "a node is dead: its beats are missing");
-            inner.questions.forget(id);
+            inner.forget(id);
         }
     }
 }

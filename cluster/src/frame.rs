@@ -41,10 +41,16 @@ pub(crate) enum Kind {
     Hello = 7,
     /// The origin ends.
     Goodbye = 8,
+    /// Requests the members of a topic from now on.
+    Watch = 9,
+    /// Ends such a request.
+    Unwatch = 10,
+    /// A part of the members of a topic on one node.
+    List = 11,
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 12] = [
         Self::Message,
         Self::CloseTopic,
         Self::CloseClaim,
@@ -54,6 +60,9 @@ impl Kind {
         Self::Beat,
         Self::Hello,
         Self::Goodbye,
+        Self::Watch,
+        Self::Unwatch,
+        Self::List,
     ];
 }
 

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use getty_core::{CloseReason, ConnectionHandle, Session};
 use getty_layers::Topics;
 
-use crate::{Answers, Cluster, ClusterTopics, Sent, TopicsSnapshot, Unsendable, form::Form};
+use crate::{Answers, Cluster, ClusterTopics, Sent, TopicsSnapshot, Unsendable, Watch, form::Form};
 
 /// A [`Group`](getty_layers::Group) of sessions on all nodes of a [`Cluster`]: a topic without
 /// a key. Clones share the group.
@@ -102,6 +102,12 @@ impl<Out: Clone + Send + Sync + 'static> ClusterGroup<Out> {
     /// The question is forgotten if the future is dropped.
     pub async fn ask(&self, time: Duration) -> Answers {
         self.0.ask(&(), time).await
+    }
+
+    /// Watches the members that have joined [with a card](Self::join_as), on all nodes; see
+    /// [`ClusterTopics::watch`].
+    pub fn watch(&self) -> Watch {
+        self.0.watch(&())
     }
 
     /// Waits until messages of other nodes arrive here; see [`ClusterTopics::subscribed`].

@@ -9,7 +9,7 @@
 //! | [`Topics`](getty_layers::Topics) | [`ClusterTopics`], from [`Cluster::topics`] |
 //! | [`Group`](getty_layers::Group) | [`ClusterGroup`], from [`Cluster::group`] |
 //! | names in a [`Registry`](getty_layers::Registry) or a map | [`Claims`], from [`Cluster::claims`] |
-//! | members of a topic | [`ClusterTopics::ask`] |
+//! | members of a topic | [`ClusterTopics::ask`], [`ClusterTopics::watch`] |
 //!
 //! ```
 //! use std::time::Duration;
@@ -83,7 +83,7 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`bus`] | the buses in memory and over NATS and Redis, and the traits for others |
+//! | [`bus`] | the buses in memory and over NATS and Redis, shards, and the traits for others |
 //! | [`form`] | the form of messages between nodes |
 
 // on docs.rs each item names the feature that it needs
@@ -103,6 +103,7 @@ mod key;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod nodes;
+mod presence;
 mod questions;
 mod subject;
 mod topics;
@@ -117,6 +118,7 @@ pub use self::{
     group::ClusterGroup,
     key::{Key, KeyBytes},
     nodes::Node,
+    presence::{Watch, WatchEvent},
     questions::{Answers, Member},
     subject::Subject,
     topics::{BusResult, ClusterTopics, Gap, Sent, TopicsBuilder, Unsendable},

@@ -7,7 +7,9 @@ use std::{sync::Arc, time::Duration};
 use metrics::{Label, SharedString, counter, gauge};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use crate::{ClaimsSnapshot, Snapshot, State, TopicsSnapshot, cluster::Inner, counters::number};
+use crate::{
+    ClaimsSnapshot, Snapshot, State, TopicsSnapshot, bus::Shard, cluster::Inner, counters::number,
+};
 
 /// Time between two readings of the counters.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -27,6 +29,9 @@ pub(crate) async fn run(inner: Arc<Inner>) {
 pub(crate) fn publish(inner: &Inner) {
     let labels = Labels::new(inner);
     node(&inner.snapshot(), &labels);
+    for (place, shard) in inner.bus.shards().into_iter().enumerate() {
+        of_shard(&shard, &labels.with("shard", place.to_string()));
+    }
     for (name, snapshot) in inner.set_snapshots() {
         topics(&snapshot, &labels.with("set", name.to_string()));
     }
@@ -70,15 +75,28 @@ impl Labels {
     }
 }
 
-fn node(snapshot: &Snapshot, labels: &Labels) {
-    labels.set(
-        "getty_cluster_state",
-        match snapshot.state {
-            State::Down { .. } => 0.0,
-            State::Settling => 1.0,
-            State::Up => 2.0,
-        },
+const fn state(state: State) -> f64 {
+    match state {
+        State::Down { .. } => 0.0,
+        State::Settling | State::Partial { .. } => 1.0,
+        State::Up => 2.0,
+    }
+}
+
+fn of_shard(shard: &Shard, labels: &Labels) {
+    labels.set("getty_cluster_shard_state", state(shard.state));
+    labels.count("getty_cluster_shard_disconnects_total", shard.disconnects);
+    labels.set_number(
+        "getty_cluster_shard_queued_frames",
+        number(shard.bus.queued_frames),
     );
+    if let Some(probe) = shard.bus.probe {
+        labels.set("getty_cluster_shard_probe_seconds", probe.as_secs_f64());
+    }
+}
+
+fn node(snapshot: &Snapshot, labels: &Labels) {
+    labels.set("getty_cluster_state", state(snapshot.state));
     labels.count("getty_cluster_disconnects_total", snapshot.disconnects);
     labels.count("getty_cluster_unread_total", snapshot.unread);
     labels.count("getty_cluster_invalid_total", snapshot.invalid);

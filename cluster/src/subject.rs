@@ -68,6 +68,48 @@ impl Subject {
         &self.0
     }
 
+    /// Returns the place of the shard of a topic or a claim with this subject, from 0, in a
+    /// [`Sharded`](crate::bus::Sharded) bus of `shards`.
+    ///
+    /// It is the same on all nodes and in all versions. With one shard more, a subject keeps its
+    /// shard or moves to the new one.
+    ///
+    /// ```
+    /// use getty_cluster::{Cluster, ClusterTopics, form::Plain};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let cluster = Cluster::of("chat").start();
+    /// let rooms: ClusterTopics<String, String> = cluster.topics("rooms", Plain);
+    /// assert_eq!(rooms.subject("tea").as_str(), "getty.chat.t.rooms.tea");
+    /// assert!(rooms.subject("tea").shard(4) < 4);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn shard(&self, shards: usize) -> usize {
+        if shards < 2 {
+            return 0;
+        }
+        let hash = stable_hash(self.0.as_bytes());
+        // The shard with the highest number for this subject. A further one changes no other.
+        let number = |shard: &usize| mix(hash ^ mix(*shard as u64 + 1));
+        (0..shards).max_by_key(number).unwrap_or_default()
+    }
+
+    /// Returns `true` if all nodes read this subject.
+    pub(crate) fn is_for_all(&self) -> bool {
+        self.0.ends_with(".all") && self.0.matches('.').count() == 2
+    }
+
+    /// Returns the subject of control frames on a shard. Nodes whose shards have another order
+    /// read other subjects.
+    pub(crate) fn on_shard(&self, place: usize) -> Self {
+        if place == 0 {
+            return self.clone();
+        }
+        Self(format!("{self}.{place}").into())
+    }
+
     /// Returns `true` unless this is the subject of topics. A bus should carry these frames on a
     /// connection that the messages of topics cannot delay.
     #[must_use]
@@ -100,6 +142,22 @@ pub(crate) fn topic_prefix(namespace: &str) -> String {
 pub(crate) fn topic_set<'a>(subject: &'a str, prefix: &str) -> Option<&'a str> {
     let rest = subject.strip_prefix(prefix)?;
     Some(rest.split_once('.').map_or(rest, |(set, _)| set))
+}
+
+/// Returns a hash that is the same on all nodes and in all versions, so it has no random seed.
+pub(crate) fn stable_hash(bytes: &[u8]) -> u64 {
+    // FNV-1a
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// Distributes the bits of a number, in the same way in all versions.
+const fn mix(number: u64) -> u64 {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let number = (number ^ (number >> 32)).wrapping_mul(ODD);
+    let number = (number ^ (number >> 29)).wrapping_mul(ODD);
+    number ^ (number >> 32)
 }
 
 /// Returns the token for a name: letters, digits and `-` stay, any other byte becomes `_` and
@@ -166,6 +224,59 @@ mod tests {
             assert!(!Subject::bucket(namespace, "rooms", 7).is_control());
         }
         assert!(Subject::claim("app", "users", b"ada").is_control());
+    }
+
+    #[test]
+    fn shard_of_a_subject_never_changes() {
+        let shards = |key: &str| {
+            let subject = Subject::topic("app", "rooms", key.as_bytes());
+            [1, 2, 3, 4, 20].map(|shards| subject.shard(shards))
+        };
+        assert_eq!(shards("tea"), [0, 0, 0, 0, 16]);
+        assert_eq!(shards("milk"), [0, 1, 1, 1, 12]);
+        assert_eq!(shards("lobby"), [0, 0, 0, 0, 13]);
+        assert_eq!(shards("\u{1f375}"), [0, 1, 2, 2, 2]);
+        assert_eq!(shards(""), [0, 1, 1, 1, 14]);
+        assert_eq!(Subject::all("app").shard(0), 0);
+    }
+
+    #[test]
+    fn shards_have_equal_shares_and_a_new_one_takes_its_own_from_all() {
+        let subjects: Vec<_> = (0..20_000)
+            .map(|n| Subject::topic("app", "rooms", format!("room {n}").as_bytes()))
+            .collect();
+        for shards in 1..10 {
+            let mut shares = vec![0; shards];
+            let mut moved = vec![0; shards];
+            for subject in &subjects {
+                let (before, after) = (subject.shard(shards), subject.shard(shards + 1));
+                shares[before] += 1;
+                if before != after {
+                    assert_eq!(after, shards, "{subject}");
+                    moved[before] += 1;
+                }
+            }
+            let is_near = |n: usize, mean: usize| n.abs_diff(mean) < mean / 5;
+            let mean = subjects.len() / shards;
+            assert!(shares.iter().all(|&n| is_near(n, mean)), "{shares:?}");
+            let mean = mean / (shards + 1);
+            assert!(moved.iter().all(|&n| is_near(n, mean)), "{moved:?}");
+        }
+    }
+
+    #[test]
+    fn control_frames_have_a_subject_for_each_shard() {
+        let all = Subject::all("app");
+        assert_eq!(all.on_shard(0), all);
+        assert_eq!(all.on_shard(2).as_str(), "getty.app.all.2");
+        assert!(all.is_for_all());
+        for namespace in ["all", "app"] {
+            assert!(!Subject::topic(namespace, "all", b"all").is_for_all());
+            assert!(!Subject::node(namespace, NodeId(1)).is_for_all());
+        }
+        for subject in [all, Subject::node("t", NodeId(1))] {
+            assert!(subject.on_shard(1).is_control(), "{subject}");
+        }
     }
 
     proptest! {

@@ -94,7 +94,7 @@ fn parse(bytes: &[u8]) -> Option<Frame<'_>> {
         |at: usize| u64::from_be_bytes(header[at..at + 8].try_into().expect("eight bytes"));
     let key = usize::from(header[27]) << 8 | usize::from(header[28]);
     let (key, payload) = rest.split_at_checked(key)?;
-    (header[0] == 1 && header[1] < 9).then(|| Frame {
+    (header[0] == 1 && header[1] < 12).then(|| Frame {
         kind: header[1],
         origin: number(3),
         number: number(11),

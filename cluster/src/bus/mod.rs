@@ -5,6 +5,7 @@
 //! | [`Memory`] | none | in memory |
 //! | `Nats` | `nats` | a bucket of JetStream |
 //! | `Redis` | `redis` | hashes in Redis |
+//! | [`Sharded`]: several as one | none | the stores of its shards |
 //!
 //! [`from_url`] chooses one of them by a URL, such as a setting of the program. [`Bus`] and
 //! [`Store`] are the traits for another one.
@@ -17,6 +18,7 @@ mod outgoing;
 mod parts;
 #[cfg(feature = "redis")]
 mod redis;
+mod sharded;
 mod store;
 mod url;
 #[cfg(any(feature = "nats", feature = "redis"))]
@@ -37,6 +39,7 @@ pub use self::redis::Redis;
 pub use self::{
     memory::{Fault, Memory},
     outgoing::{Outgoing, OutgoingLimits},
+    sharded::{Shard, Sharded},
     store::{Entry, PutError, Revision, Store, StoreError},
     url::{UrlError, from_url},
 };
@@ -78,6 +81,13 @@ pub trait Bus: Send + Sync + 'static {
         Box::pin(std::future::ready(()))
     }
 
+    /// Waits until a subscription is in effect on the server. The default waits until
+    /// [all](Self::subscribed) are.
+    fn subscribed_to<'a>(&'a self, subject: &'a Subject) -> BoxFuture<'a, ()> {
+        let _ = subject;
+        self.subscribed()
+    }
+
     /// Waits until all queued frames were passed to the server, or until the bus is away. The
     /// default does not wait.
     fn flush(&self) -> BoxFuture<'_, ()> {
@@ -92,6 +102,11 @@ pub trait Bus: Send + Sync + 'static {
     /// Returns the state of the queue to the server. The default is that of an empty one.
     fn stats(&self) -> BusStats {
         BusStats::default()
+    }
+
+    /// Returns the states of independent parts of the bus. The default is none; see [`Sharded`].
+    fn shards(&self) -> Vec<Shard> {
+        Vec::new()
     }
 
     /// Returns `true` if [`run`](Self::run) needs a thread, so that busy sessions cannot delay its
@@ -138,6 +153,10 @@ impl<B: Bus + ?Sized> Bus for Box<B> {
         (**self).subscribed()
     }
 
+    fn subscribed_to<'a>(&'a self, subject: &'a Subject) -> BoxFuture<'a, ()> {
+        (**self).subscribed_to(subject)
+    }
+
     fn flush(&self) -> BoxFuture<'_, ()> {
         (**self).flush()
     }
@@ -148,6 +167,10 @@ impl<B: Bus + ?Sized> Bus for Box<B> {
 
     fn stats(&self) -> BusStats {
         (**self).stats()
+    }
+
+    fn shards(&self) -> Vec<Shard> {
+        (**self).shards()
     }
 
     fn needs_thread(&self) -> bool {
@@ -172,6 +195,11 @@ pub enum Event {
     Connected,
     /// All subscriptions are in effect on the server that the bus is connected to.
     Settled,
+    /// All subscriptions are in effect, except those of some parts of a [`Sharded`] bus.
+    Partial {
+        /// Number of parts that are not connected, or whose subscriptions are not in effect.
+        away: usize,
+    },
     /// The connection is lost, or the bus does not answer.
     Disconnected,
     /// The bus has dropped this many received frames because they were not read in time.

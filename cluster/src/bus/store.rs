@@ -26,6 +26,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Removes the entry of `key` if its current revision is `was`. Returns `false` if it is not.
     fn remove_if(&self, key: &Subject, was: Revision) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Returns the number of the part of the store that has `key`. A part can fail while the others
+    /// work. The default is 0: there is one part.
+    fn part(&self, key: &Subject) -> usize {
+        let _ = key;
+        0
+    }
 }
 
 /// Revision of an entry. Each change of a key gives it a new one.

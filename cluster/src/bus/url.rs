@@ -4,7 +4,7 @@ use std::{error::Error, fmt, sync::Arc};
 
 use tower::BoxError;
 
-use super::{Bus, Memory};
+use super::{Bus, Memory, Sharded};
 
 /// Creates the bus at a URL, such as a setting of the program.
 ///
@@ -14,8 +14,9 @@ use super::{Bus, Memory};
 /// | `nats://host:4222`, `tls://host:4222` | `Nats` | `nats` |
 /// | `redis://host:6379`, `rediss://host:6379` | `Redis` | `redis` |
 ///
-/// Several URLs of NATS are separated by commas. `valkey` and `valkeys` mean the same as
-/// `redis` and `rediss`.
+/// Several URLs of NATS are separated by commas. They are servers of one cluster of NATS.
+/// Several buses are separated by `|`, as in `redis://a|redis://b`: they are the shards of a
+/// [`Sharded`] bus, in this order. `valkey` and `valkeys` mean the same as `redis` and `rediss`.
 ///
 /// ```
 /// use getty_cluster::{Cluster, bus};
@@ -34,6 +35,10 @@ use super::{Bus, Memory};
 /// The URL is invalid, or its bus is not a feature of this program. The error does not contain
 /// the URL, which may have a password.
 pub fn from_url(url: &str) -> Result<Box<dyn Bus>, UrlError> {
+    if url.contains('|') {
+        let shards: Result<Vec<_>, _> = url.split('|').map(|url| from_url(url.trim())).collect();
+        return Ok(Box::new(Sharded::new(shards?)));
+    }
     if url.starts_with("memory:") {
         return Ok(Box::new(Memory::new()));
     }
@@ -115,6 +120,22 @@ mod tests {
             "redis-cluster://a",
         ] {
             assert!(matches!(kind(url), Err(UrlError::Scheme)), "{url}");
+        }
+    }
+
+    #[test]
+    fn several_buses_are_shards() {
+        let shards = |url| from_url(url).map(|bus| bus.shards().len());
+        assert_eq!(shards("memory:").unwrap(), 0);
+        assert_eq!(shards("memory: | memory: |memory:").unwrap(), 3);
+        for url in [
+            "|",
+            "memory:|",
+            "|memory:",
+            "memory:||memory:",
+            "memory:|ftp://a",
+        ] {
+            assert!(matches!(shards(url), Err(UrlError::Scheme)), "{url}");
         }
     }
 

@@ -1,7 +1,6 @@
 //! Builder of a set of topics.
 
 use std::{
-    collections::HashMap,
     fmt,
     sync::{Arc, Mutex, Weak},
 };
@@ -9,7 +8,7 @@ use std::{
 use getty_core::SlowConsumer;
 use getty_layers::Topics;
 
-use super::{ClusterTopics, Gap, GapHook, Shared, interest::Interest, sequence::Sequences};
+use super::{Cards, ClusterTopics, Gap, GapHook, Shared, interest::Interest, sequence::Sequences};
 use crate::{Cluster, Key, cluster::Set, counters::TopicCounters, form::Form, subject::token};
 
 /// Builder of [`ClusterTopics`]; see [`Cluster::topics_builder`].
@@ -107,13 +106,17 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> TopicsBuilder<K, Out> {
         }
         let shared = Arc::new(Shared {
             inner: Arc::clone(&self.cluster.inner),
-            name: self.name,
+            name: Arc::clone(&self.name),
             topics: topics.build(),
             form: self.form,
             gap_hook: self.gap_hook,
             counters: TopicCounters::default(),
             sequences: Sequences::new(self.max_topics),
-            cards: Arc::new(Mutex::new(HashMap::new())),
+            cards: Arc::new(Cards {
+                watched: Arc::clone(&self.cluster.inner.watched),
+                set: Arc::clone(&self.name),
+                by_session: Mutex::default(),
+            }),
             interest,
             buckets: self.buckets,
             max_topics: self.max_topics,

@@ -28,14 +28,17 @@ pub use self::builder::TopicsBuilder;
 pub(crate) use self::seen::Seen;
 use self::{interest::Interest, sequence::Sequences};
 use crate::{
-    Answers, Cluster, Key, KeyBytes, Member, Node, NodeId, Subject, TopicsSnapshot,
+    Answers, Cluster, Key, KeyBytes, Member, Node, NodeId, Subject, TopicsSnapshot, Watch,
     bus::PublishError,
     cluster::{Inner, MAX_KEY, Set, close_payload},
     counters::TopicCounters,
     dispatch::{Dispatch, Message},
     form::Form,
     frame::{HEADER, Header, Kind},
-    lock, random_id,
+    lock,
+    presence::Watched,
+    random_id,
+    subject::stable_hash,
 };
 
 /// Number of copies of a close that are published, because each may be lost.
@@ -60,8 +63,35 @@ pub struct ClusterTopics<K: Key, Out> {
 
 /// Function that is called with each gap.
 type GapHook<K> = Box<dyn Fn(&K, Gap) + Send + Sync>;
-/// Cards by session and topic.
-type Cards<K> = HashMap<u64, HashMap<K, String>>;
+/// Cards of the sessions of a set.
+struct Cards<K: Key> {
+    watched: Arc<Watched>,
+    set: Arc<str>,
+    /// By session and topic.
+    by_session: Mutex<HashMap<u64, HashMap<K, String>>>,
+}
+
+impl<K: Key> Cards<K> {
+    /// Takes note that cards or members of a topic may have changed.
+    fn changed<Q: KeyBytes + ?Sized>(&self, key: &Q) {
+        let bytes = || Bytes::copy_from_slice(&key.key_bytes());
+        self.watched.changed(&self.set, bytes);
+    }
+
+    fn remove(&self, session: u64) {
+        let removed = lock(&self.by_session).remove(&session);
+        for key in removed.iter().flat_map(HashMap::keys) {
+            self.changed(key);
+        }
+    }
+}
+
+impl<K: Key> Drop for Cards<K> {
+    fn drop(&mut self) {
+        // The set has ended, and with it all its lists.
+        self.watched.all_changed();
+    }
+}
 
 struct Shared<K: Key, Out> {
     inner: Arc<Inner>,
@@ -72,7 +102,7 @@ struct Shared<K: Key, Out> {
     gap_hook: Option<GapHook<K>>,
     counters: TopicCounters,
     sequences: Sequences,
-    cards: Arc<Mutex<Cards<K>>>,
+    cards: Arc<Cards<K>>,
     interest: Arc<Interest<K, Out>>,
     buckets: Option<u32>,
     max_topics: usize,
@@ -145,13 +175,14 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> ClusterTopics<K, Out> {
         self.has_room(&key) && self.shared.topics.join(key, session)
     }
 
-    /// Adds `session` to a topic with a card, such as a name, that [`ask`](Self::ask) returns on
-    /// every node. If it is a member already, its card is replaced, and the result is `false`.
+    /// Adds `session` to a topic with a card, such as a name, that [`ask`](Self::ask) and
+    /// [`watch`](Self::watch) return on every node. If it is a member already, its card is replaced,
+    /// and the result is `false`.
     pub fn join_as(&self, key: K, session: &Session<Out>, card: impl Into<String>) -> bool {
         if !self.has_room(&key) {
             return false;
         }
-        let mut cards = lock(&self.shared.cards);
+        let mut cards = lock(&self.shared.cards.by_session);
         let is_first = !cards.contains_key(&session.id());
         cards
             .entry(session.id())
@@ -164,11 +195,14 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> ClusterTopics<K, Out> {
             // A closed session calls it at once.
             session.add_close_callback("getty-cluster cards", name, move |_| {
                 if let Some(cards) = cards.upgrade() {
-                    lock(&cards).remove(&id);
+                    cards.remove(id);
                 }
             });
         }
-        self.shared.topics.join(key, session)
+        let joined = key.clone();
+        let has_joined = self.shared.topics.join(key, session);
+        self.shared.cards.changed(&joined);
+        has_joined
     }
 
     fn has_room(&self, key: &K) -> bool {
@@ -185,19 +219,29 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> ClusterTopics<K, Out> {
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
-        if let Some(cards) = lock(&self.shared.cards).get_mut(&session.id()) {
-            cards.remove(key);
+        let mut cards = lock(&self.shared.cards.by_session);
+        let removed = cards
+            .get_mut(&session.id())
+            .and_then(|cards| cards.remove_entry(key));
+        drop(cards);
+        let has_left = self.shared.topics.leave(key, session);
+        if let Some((key, _)) = removed {
+            self.shared.cards.changed(&key);
         }
-        self.shared.topics.leave(key, session)
+        has_left
     }
 
     /// Removes `session` from all its topics and returns their number. A close does this
     /// automatically.
     pub fn leave_all(&self, session: &ConnectionHandle) -> usize {
-        if let Some(cards) = lock(&self.shared.cards).get_mut(&session.id()) {
-            cards.clear();
+        let mut cards = lock(&self.shared.cards.by_session);
+        let removed = cards.get_mut(&session.id()).map(mem::take);
+        drop(cards);
+        let left = self.shared.topics.leave_all(session);
+        for key in removed.iter().flat_map(HashMap::keys) {
+            self.shared.cards.changed(key);
         }
-        self.shared.topics.leave_all(session)
+        left
     }
 
     /// Sends `message` to all members of a topic, on all nodes, without waiting.
@@ -370,6 +414,56 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> ClusterTopics<K, Out> {
         Answers { members, missing }
     }
 
+    /// Watches the members of a topic that have joined [with a card](Self::join_as), on all
+    /// nodes: those that are there, and then each that comes or goes.
+    ///
+    /// Each node sends its list, and sends it again within 250 ms of a change, or within 1 ms for
+    /// each of its members if that is longer. [`Complete`](crate::WatchEvent::Complete) follows
+    /// the lists of all nodes. The stream compares the lists with what the reader knows:
+    ///
+    /// - A member that comes and goes between two lists, or between two calls of
+    ///   [`Watch::next`], has no event. So a slow reader uses no more memory than two lists.
+    /// - Each member that stays is reported, and so is the end of each that was reported. A lost
+    ///   list is repaired within 20 s. Members of a node that has crashed leave within 10 s.
+    /// - While the bus is away the members of other nodes stay.
+    ///   [`Incomplete`](crate::WatchEvent::Incomplete) reports that, and `Complete` follows the
+    ///   new lists.
+    /// - Several members with equal cards on one node have an event each.
+    ///
+    /// A watch costs a request to all nodes every 15 to 20 s, and a list of each node after it.
+    /// Joins read one atomic number while no topic is watched. A node answers 100,000 watchers
+    /// at most. A card that is longer than a frame is in no list.
+    ///
+    /// ```
+    /// use getty_cluster::{Cluster, ClusterTopics, WatchEvent, form::Plain};
+    /// use getty_core::{Connection, driver};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let cluster = Cluster::of("chat").start();
+    /// let rooms: ClusterTopics<String, String> = cluster.topics("rooms", Plain);
+    /// let connection = Connection::new(());
+    /// let (session, _) = driver::pair(connection.handle().clone());
+    /// rooms.join_as("tea".to_owned(), &session, "ada");
+    ///
+    /// let mut watch = rooms.watch("tea");
+    /// let Some(WatchEvent::Joined(member)) = watch.next().await else {
+    ///     panic!("a member is there");
+    /// };
+    /// assert_eq!(member.card, "ada");
+    /// rooms.leave("tea", &session);
+    /// while watch.next().await != Some(WatchEvent::Left(member.clone())) {}
+    /// # }
+    /// ```
+    pub fn watch<Q>(&self, key: &Q) -> Watch
+    where
+        K: Borrow<Q>,
+        Q: KeyBytes + ?Sized,
+    {
+        let Shared { inner, name, .. } = &*self.shared;
+        inner.watch(name, &key.key_bytes())
+    }
+
     /// Waits until messages of other nodes to this topic arrive here, at most for `time`. Returns
     /// `false` if they do not: the bus is away or slow, or the topic has no member on this node.
     ///
@@ -382,10 +476,23 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> ClusterTopics<K, Out> {
     {
         let subscribed = async {
             self.shared.interest.held(key).await;
-            self.cluster.up().await;
-            self.shared.inner.bus.subscribed().await;
+            self.shared.inner.settled().await;
+            let subject = self.shared.subject(&key.key_bytes());
+            self.shared.inner.bus.subscribed_to(&subject).await;
         };
         timeout(time, subscribed).await.is_ok()
+    }
+
+    /// Returns the subject of the messages of a topic on the bus. It shows the
+    /// [shard](Subject::shard) of the topic. Topics of one [bucket](TopicsBuilder::with_buckets)
+    /// have the same.
+    #[must_use]
+    pub fn subject<Q>(&self, key: &Q) -> Subject
+    where
+        K: Borrow<Q>,
+        Q: KeyBytes + ?Sized,
+    {
+        self.shared.subject(&key.key_bytes())
     }
 
     /// Returns the counters of these topics on this node.
@@ -561,7 +668,7 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> Set for Shared<K, Out> {
             return Vec::new();
         };
         let members = self.topics.members(&key);
-        let cards = lock(&self.cards);
+        let cards = lock(&self.cards.by_session);
         members
             .iter()
             .filter_map(|member| cards.get(&member.id())?.get(&key).cloned())
@@ -569,13 +676,9 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> Set for Shared<K, Out> {
     }
 }
 
-/// Returns the bucket of a key. It is the same on all nodes, so the hash has no random seed.
+/// Returns the bucket of a key. It is the same on all nodes.
 fn bucket(key: &[u8], buckets: u32) -> u32 {
-    // FNV-1a
-    let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    u32::try_from(hash % u64::from(buckets.max(1))).unwrap_or_default()
+    u32::try_from(stable_hash(key) % u64::from(buckets.max(1))).unwrap_or_default()
 }
 
 impl<K: Key, Out> Clone for ClusterTopics<K, Out> {

@@ -17,6 +17,8 @@ mod proxy;
 #[path = "../servers/server.rs"]
 #[allow(dead_code, reason = "the other program that uses it needs more")]
 mod server;
+mod shards;
 mod spy;
 mod support;
 mod topics;
+mod watches;

@@ -29,7 +29,7 @@ async fn counters_and_gauges_are_published_by_bus_and_set() {
     let handle = recorder.handle();
     // The only test that reads them. The nodes of others also publish.
     metrics::set_global_recorder(recorder).expect("no other test installs a recorder");
-    let net = Net::named("metrics");
+    let net = Net::named("metrics", 1);
     let [one, two] = net.nodes().await;
     let rooms: ClusterTopics<String, String> = one.topics("rooms", Plain);
     let others: ClusterTopics<String, String> = two.topics("other", Plain);
@@ -77,4 +77,25 @@ async fn counters_and_gauges_are_published_by_bus_and_set() {
         value(&handle.render(), "getty_cluster_published_total", &labels)
     };
     until(|| published() == Some(1.0)).await;
+
+    // The shards of a bus have gauges of their state.
+    let [three] = Net::named("sharded", 2).nodes().await;
+    three.set_shard(1, false).await;
+    three.leave().await;
+    let rendered = handle.render();
+    let labels = [("bus", "memory"), ("cluster", "sharded")];
+    let of_shard = |name, shard| {
+        let labels = [&labels[..], &[("shard", shard)]].concat();
+        value(&rendered, name, &labels)
+    };
+    let state = value(&rendered, "getty_cluster_state", &labels);
+    assert_eq!(state, Some(1.0));
+    for (shard, state, disconnects) in [("0", 2.0, 0.0), ("1", 0.0, 1.0)] {
+        let name = "getty_cluster_shard_state";
+        assert_eq!(of_shard(name, shard), Some(state));
+        let name = "getty_cluster_shard_disconnects_total";
+        assert_eq!(of_shard(name, shard), Some(disconnects));
+        let name = "getty_cluster_shard_queued_frames";
+        assert_eq!(of_shard(name, shard), Some(0.0));
+    }
 }

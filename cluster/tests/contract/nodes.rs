@@ -1,6 +1,6 @@
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
-use getty_cluster::{ClusterTopics, NodeEvent, form::Plain};
+use getty_cluster::{ClusterTopics, NodeEvent, bus::Fault, form::Plain};
 use tokio::time::Instant;
 
 use crate::{
@@ -16,6 +16,7 @@ contract! {
     servers: [
         all_nodes_answer_who_is_there_with_the_cards_of_their_members,
         answers_longer_than_a_frame_come_in_parts,
+        duplicates_of_questions_and_answers_are_dropped,
         new_node_is_known_at_once,
         bus_that_has_panicked_is_down_and_members_here_still_get_messages,
     ],
@@ -105,6 +106,20 @@ async fn answers_longer_than_a_frame_come_in_parts(net: Net) {
     }
     let answers = rooms.ask("tea", WAIT).await;
     assert_eq!((answers.members.len(), answers.missing.len()), (100, 0));
+}
+
+async fn duplicates_of_questions_and_answers_are_dropped(net: Net) {
+    net.set_fate(|_, _, _| Fault::Duplicate);
+    let [one, two, three] = net.nodes().await;
+    let rooms: [Rooms; 3] = [&one, &two, &three].map(|node| node.topics("rooms", Plain));
+    let guests = [Guest::new(), Guest::new()];
+    for (rooms, guest) in rooms[1..].iter().zip(&guests) {
+        rooms.join_as("tea".to_owned(), &guest.session, "a guest");
+    }
+    for _ in 0..20 {
+        let answers = rooms[0].ask("tea", WAIT).await;
+        assert_eq!((answers.members.len(), answers.missing.len()), (2, 0));
+    }
 }
 
 async fn new_node_is_known_at_once(net: Net) {

@@ -10,8 +10,8 @@ use futures_util::future::BoxFuture;
 use getty_cluster::{
     Subject,
     bus::{
-        Bus, BusStats, Entry, Event, Fault, Limits, PublishError, PutError, Revision, Sink, Store,
-        StoreError,
+        Bus, BusStats, Entry, Event, Fault, Limits, PublishError, PutError, Revision, Shard, Sink,
+        Store, StoreError,
     },
 };
 use tokio::{
@@ -152,6 +152,13 @@ impl Bus for Spy {
         })
     }
 
+    fn subscribed_to<'a>(&'a self, subject: &'a Subject) -> BoxFuture<'a, ()> {
+        Box::pin(async {
+            let _permit = self.faults.confirms.acquire().await;
+            self.bus.subscribed_to(subject).await;
+        })
+    }
+
     fn flush(&self) -> BoxFuture<'_, ()> {
         self.bus.flush()
     }
@@ -162,6 +169,10 @@ impl Bus for Spy {
 
     fn stats(&self) -> BusStats {
         self.bus.stats()
+    }
+
+    fn shards(&self) -> Vec<Shard> {
+        self.bus.shards()
     }
 
     fn needs_thread(&self) -> bool {
@@ -249,5 +260,9 @@ impl Store for SpyStore {
             return Box::pin(async { Err(StoreError::new("no answer")) });
         }
         self.inner.remove_if(key, was)
+    }
+
+    fn part(&self, key: &Subject) -> usize {
+        self.inner.part(key)
     }
 }

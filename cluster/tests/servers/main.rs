@@ -9,4 +9,5 @@ mod processes;
 mod proxy;
 mod secure;
 mod server;
+mod shards;
 mod wire;
