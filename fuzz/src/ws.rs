@@ -431,8 +431,8 @@ struct Header<'a> {
 }
 
 impl<'a> Header<'a> {
-    /// Parses a header. Without the whole header it returns the codes of the rules that are broken
-    /// already.
+    /// Parses a header. Without the whole header it returns the codes of the rules that are
+    /// broken already.
     fn parse(bytes: &'a [u8], is_server: bool, in_message: bool) -> Result<Self, Vec<u16>> {
         let mut broken = Vec::new();
         let mut require = |holds: bool| {

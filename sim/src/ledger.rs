@@ -99,11 +99,11 @@ struct Silent {
 }
 
 impl Inner {
-    /// Returns the messages with these numbers that were sent on the session of `client`, and that
-    /// its server has not received.
+    /// Returns the messages with these numbers that were sent on the session of `client`, and
+    /// that its server has not received.
     ///
-    /// A client has one session at a time. So a message was sent on this session if its attempt
-    /// began and ended while the session was open.
+    /// A client has one session at a time. So a message was sent on this session if its
+    /// attempt began and ended while the session was open.
     fn lost_messages(&self, client: SocketAddr, numbers: Range<Nonce>) -> Vec<Nonce> {
         let Some(life) = self.sessions.get(&(Side::Client, client)) else {
             return Vec::new();
@@ -120,8 +120,8 @@ impl Inner {
         sent.map(|(nonce, _)| *nonce).collect()
     }
 
-    /// Describes the first message or push that was accepted and has not arrived, on the sessions
-    /// that `fits` selects by the client's and the server's life.
+    /// Describes the first message or push that was accepted and has not arrived, on the
+    /// sessions that `fits` selects by the client's and the server's life.
     fn undelivered(&self, fits: impl Fn(&Life, &Life) -> bool) -> Option<String> {
         let mut found = Vec::new();
         for ((side, client), server) in &self.sessions {
@@ -293,8 +293,8 @@ impl Ledger {
         self.lock().answered.get(&client).copied().unwrap_or(0)
     }
 
-    // One-way messages and pushes: never delivered twice, in order within a session, and lost only
-    // behind the last one that a session delivers before it ends.
+    // One-way messages and pushes: never delivered twice, in order within a session, and lost
+    // only behind the last one that a session delivers before it ends.
 
     /// Records that a one-way message was returned as not sent, for good.
     pub fn unsent(&self, nonce: Nonce) {
@@ -343,8 +343,8 @@ impl Ledger {
         }
     }
 
-    /// Records that a message was sent on a session of the client with this address. The attempt
-    /// began at `begun`.
+    /// Records that a message was sent on a session of the client with this address. The
+    /// attempt began at `begun`.
     pub fn sent(&self, client: IpAddr, nonce: Nonce, begun: Duration) {
         self.count("message sent");
         let ended = self.trace.now();
@@ -364,15 +364,15 @@ impl Ledger {
         }
     }
 
-    /// Returns a description of a message or push that was accepted by a session which is open on
-    /// both sides, and has not arrived yet.
+    /// Returns a description of a message or push that was accepted by a session which is
+    /// open on both sides, and has not arrived yet.
     pub fn undelivered(&self) -> Option<String> {
         self.lock()
             .undelivered(|client, server| client.closed.is_none() && server.closed.is_none())
     }
 
-    /// Requires that a session which has ended in order has delivered all that it has accepted: one
-    /// side has closed and flushed, and the other one has received the end.
+    /// Requires that a session which has ended in order has delivered all that it has
+    /// accepted: one side has closed and flushed, and the other one has received the end.
     pub fn require_orderly_ends_deliver(&self) {
         let lost = self.lock().undelivered(|client, server| {
             let closes = |life: &Life| {

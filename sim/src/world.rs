@@ -23,8 +23,8 @@ pub const TICK: Duration = Duration::from_millis(10);
 /// Longest time after the last fault until each client has had a response again.
 const SETTLE: Duration = Duration::from_secs(20);
 
-/// Longest time until an open session has delivered what it has accepted, without faults. A session
-/// whose peer is gone has ended before.
+/// Longest time until an open session has delivered what it has accepted, without faults. A
+/// session whose peer is gone has ended before.
 const DELIVER: Duration = Duration::from_secs(12);
 
 /// Time in which a session must notice that its peer is gone: a session closes after the idle
@@ -370,7 +370,8 @@ impl World {
         }
     }
 
-    /// Stops one-way messages, and runs until all that open sessions have accepted has arrived.
+    /// Stops one-way messages, and runs until all that open sessions have accepted has
+    /// arrived.
     fn deliver(&mut self) -> turmoil::Result {
         for control in self.clients.iter().chain(&self.servers) {
             control.silent.store(true, Relaxed);

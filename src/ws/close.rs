@@ -191,8 +191,8 @@ fn char_boundary_before(text: &str, max: usize) -> usize {
     end
 }
 
-/// Returns `true` if a close frame with `code` is valid: RFC 6455, section 7.4, and the registry of
-/// IANA.
+/// Returns `true` if a close frame with `code` is valid: RFC 6455, section 7.4, and the
+/// registry of IANA.
 const fn may_be_sent(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }

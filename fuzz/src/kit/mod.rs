@@ -21,7 +21,7 @@ pub(crate) fn wire() -> (Wire, Peer) {
 }
 
 /// Sends pieces. Each arrives in a separate read.
-pub(crate) fn send<'a>(peer: &Peer, pieces: impl IntoIterator<Item = &'a [u8]>) {
+pub(crate) fn send<'a, I: IntoIterator<Item = &'a [u8]>>(peer: &Peer, pieces: I) {
     for piece in pieces {
         peer.send(piece);
     }

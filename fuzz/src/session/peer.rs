@@ -78,6 +78,8 @@ pub(super) struct Sent {
     pub(super) requests: Vec<String>,
     /// A message cannot be decoded and ends the session.
     pub(super) is_bad: bool,
+    /// A message that was not sent to its end cannot be decoded.
+    pub(super) may_be_bad: bool,
     /// Messages that are lost, or that cannot be decoded and are skipped.
     pub(super) skipped: u64,
     /// Number of bytes, unless the transport adds some.
@@ -142,7 +144,8 @@ impl Line {
         }
     }
 
-    /// Ends the peer's direction as its protocol requires. The session has sent all that it can.
+    /// Ends the peer's direction as its protocol requires. The session has sent all that it
+    /// can.
     pub(super) fn end(&mut self) {
         if self.kind == Kind::WebSocket {
             self.complete();
@@ -171,7 +174,7 @@ impl Line {
                 sent.bytes = None;
                 // a text is checked before its end
                 if let Some(Unit::Message(text)) = self.units.get(whole) {
-                    sent.is_bad |= str::from_utf8(text).is_err();
+                    sent.may_be_bad = str::from_utf8(text).is_err();
                 }
                 sent
             }
@@ -191,6 +194,7 @@ impl Line {
         Sent {
             requests: lines.iter().flatten().map(text).collect(),
             is_bad: bad.is_some(),
+            may_be_bad: false,
             skipped: 0,
             bytes: Some(self.sent as u64),
         }
