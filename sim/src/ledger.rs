@@ -121,20 +121,22 @@ impl Inner {
     }
 
     /// Describes the first message or push that was accepted and has not arrived, on the
-    /// sessions that `fits` selects by the client's and the server's life.
+    /// sessions that `fits` selects by the sender's and the receiver's life.
     fn undelivered(&self, fits: impl Fn(&Life, &Life) -> bool) -> Option<String> {
         let mut found = Vec::new();
         for ((side, client), server) in &self.sessions {
             let life = self.sessions.get(&(Side::Client, *client));
-            let Some(life) = life.filter(|life| *side == Side::Server && fits(life, server)) else {
+            let Some(life) = life.filter(|_| *side == Side::Server) else {
                 continue;
             };
-            if server.accepted > life.push {
+            if server.accepted > life.push && fits(server, life) {
                 let (last, arrived) = (server.accepted, life.push);
                 let what = format!("push {last} to {client} was accepted, and {arrived} arrived");
                 found.push((*client, what));
             }
-            if let Some(lost) = self.lost_messages(*client, 0..Nonce::MAX).first() {
+            if fits(life, server)
+                && let Some(lost) = self.lost_messages(*client, 0..Nonce::MAX).first()
+            {
                 let what = format!("message {lost} of {client} was sent and has not arrived");
                 found.push((*client, what));
             }
@@ -367,21 +369,21 @@ impl Ledger {
     /// Returns a description of a message or push that was accepted by a session which is
     /// open on both sides, and has not arrived yet.
     pub fn undelivered(&self) -> Option<String> {
+        let is_open = |life: &Life| life.closed.is_none();
         self.lock()
-            .undelivered(|client, server| client.closed.is_none() && server.closed.is_none())
+            .undelivered(|sender, receiver| is_open(sender) && is_open(receiver))
     }
 
     /// Requires that a session which has ended in order has delivered all that it has
-    /// accepted: one side has closed and flushed, and the other one has received the end.
+    /// accepted: the sender has closed and flushed, and the receiver has seen the end. A side
+    /// that closes may discard what it receives.
     pub fn require_orderly_ends_deliver(&self) {
-        let lost = self.lock().undelivered(|client, server| {
-            let closes = |life: &Life| {
-                let reason = life.closed.as_ref();
-                let local = [CloseReason::Local, CloseReason::Shutdown];
-                life.unsent_bytes == 0 && reason.is_some_and(|reason| local.contains(reason))
-            };
-            let has_seen_end = |life: &Life| life.closed == Some(CloseReason::PeerClosed);
-            closes(client) && has_seen_end(server) || closes(server) && has_seen_end(client)
+        let lost = self.lock().undelivered(|sender, receiver| {
+            let local = [CloseReason::Local, CloseReason::Shutdown];
+            let reason = sender.closed.as_ref();
+            let has_closed = reason.is_some_and(|reason| local.contains(reason));
+            let has_flushed = has_closed && sender.unsent_bytes == 0;
+            has_flushed && receiver.closed == Some(CloseReason::PeerClosed)
         });
         if let Some(lost) = lost {
             self.violation(format!("{lost}, and its session has ended in order"));
