@@ -1,6 +1,6 @@
 //! One service of the layer, with the controls of its inner service.
 
-use std::{error::Error, time::Duration};
+use std::error::Error;
 
 use getty::{BoxError, ConnectionHandle, Layer, Service};
 
@@ -8,7 +8,7 @@ use super::{
     ContractService,
     spawned::{Call, Outcome, Polled, Spawned},
 };
-use crate::{ProbeHandle, advance, probe::Core, request::ContractRequest, settle};
+use crate::{ProbeHandle, probe::Core, request::ContractRequest, settle};
 
 /// One service of the layer, and the controls of the inner service.
 pub(super) struct Case<S, R> {
@@ -86,7 +86,7 @@ where
             if self.control.in_flight() >= calls {
                 break;
             }
-            advance(Duration::from_secs(3600)).await;
+            call.wait().await;
         }
         None
     }

@@ -14,21 +14,37 @@ use std::{
 };
 
 use getty::{BoxError, Service};
+use tokio::{sync::Notify, time::timeout};
 
-use crate::{advance, settle};
+use crate::settle;
 
 #[derive(Debug, Default)]
-struct Woken(AtomicBool);
+struct Woken {
+    woken: AtomicBool,
+    changed: Notify,
+}
 
 impl Woken {
     fn get(&self) -> bool {
-        self.0.load(SeqCst)
+        self.woken.load(SeqCst)
+    }
+
+    /// Runs all tasks. Then waits until the task is woken, for up to an hour: a layer may have
+    /// timers, such as those of a rate. Returns `true` if it was woken.
+    async fn wait(&self) -> bool {
+        settle().await;
+        if !self.get() {
+            let _ = timeout(Duration::from_secs(3600), self.changed.notified()).await;
+            settle().await;
+        }
+        self.get()
     }
 }
 
 impl Wake for Woken {
     fn wake(self: Arc<Self>) {
-        self.0.store(true, SeqCst);
+        self.woken.store(true, SeqCst);
+        self.changed.notify_one();
     }
 }
 
@@ -80,12 +96,7 @@ async fn finish<T>(mut poll: impl FnMut() -> (Poll<T>, Arc<Woken>)) -> Polled<T>
         if let Poll::Ready(value) = polled {
             return Polled::Ready(value);
         }
-        settle().await;
-        if !woken.get() {
-            // timers of the layer, such as those of a rate
-            advance(Duration::from_secs(3600)).await;
-        }
-        if !woken.get() {
+        if !woken.wait().await {
             break;
         }
     }
@@ -149,6 +160,11 @@ where
 {
     pub(super) fn is_woken(&self) -> bool {
         self.waker.0.get()
+    }
+
+    /// Waits until the task is woken, for up to an hour.
+    pub(super) async fn wait(&self) {
+        self.waker.0.wait().await;
     }
 
     pub(super) const fn has_ended(&self) -> bool {
