@@ -118,7 +118,7 @@ fn run(data: &[u8], kind: Option<Kind>) {
             pushed: Vec::new(),
             feeds: Vec::new(),
         };
-        let ended = run.to_the_end(session, task, input).await;
+        let ended = run.play(session, task, input).await;
         ended.check(&settings, &observed);
     });
 }
@@ -135,7 +135,7 @@ struct Run {
 }
 
 impl Run {
-    async fn to_the_end(
+    async fn play(
         mut self,
         session: Session<String>,
         task: SessionTask,
