@@ -1,7 +1,7 @@
 //! Fuzz targets of getty: one function for each.
 //!
 //! libFuzzer calls them from the workspace in `fuzz/libfuzzer`, and stable Rust from
-//! `tests/targets.rs`. docs/fuzzing.md describes both.
+//! `tests/targets`. docs/fuzzing.md describes both.
 #![cfg(feature = "targets")]
 
 mod cluster;
