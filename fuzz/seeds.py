@@ -171,6 +171,11 @@ def websocket():
         seed("sum_too_long", f(binary, b"123") + f(0, b"123") + f(fin, b"4"), 6, 5)
         seed("bad_close", f(fin | close, b"\x03\xed"))
         seed("one_byte_close", f(fin | close, b"\x03"))
+        if mask:
+            for code in [0, 999, 1003, 1004, 1005, 1006, 1007, 1011, 1012, 1014, 1015, 1016, 2999, 3000, 4999, 5000]:
+                seed(f"close_{code}", f(fin | close, code.to_bytes(2, "big") + b"bye"))
+            seed("close_bad_text", f(fin | close, b"\x03\xe8\xff"))
+            seed("close_all_bad", f(fin | close, b"\x03\xed\xff"))
         seed("bad_text", f(fin | text, b"\xed\xa0\x80"))
         seed("reserved", f(0x40 | fin | text, b"x"))
         seed("opcode", f(fin | 3, b""))
@@ -395,6 +400,24 @@ def sessions():
     seed("closes", 0, 2, 1, 5, 9, 0, b"a\nslow\nclose\nnever\n", bytes([0, 255, 7]))
     seed("bad", 0, 0, 1, 5, 9, 0, b"a\n\xff\nnever\n", bytes([0, 255, 7]))
     seed("pushes", 0, 1, 4, 0, 0, 0, b"p1\np2\np3\np4\np5\n", bytes([4, 0, 255, 7, 9, 1, 9, 1, 5, 3, 7, 5, 9, 7]))
+
+    def framed(name, bits, in_flight, queue, low, high, limit, stream, ops):
+        stream += b"\n" * (-len(stream) % 8)
+        head = bytes([in_flight, queue, low, high, limit, len(stream) // 8])
+        for kind, transport in enumerate(["messages", "datagrams", "web_socket"]):
+            save("session_framed", f"{name}_{transport}", bytes([bits | kind << 2]) + head + stream + ops)
+
+    units = b"hello\n!lost\nyield\n#ping\nslow\nnone\n\ntwo\npush\nyes it has fragments\nr\n"
+    framed("all", 0, 0, 3, 10, 30, 0, units, ops)
+    framed("in_flight", 0, 3, 5, 0, 5, 100, units * 3, ops + bytes([1, 255, 8, 9, 7]))
+    framed("unordered", 1, 4, 2, 20, 20, 9, units * 2, bytes([0, 255, 4, 7, 5, 40, 1, 3, 7, 0, 200, 7]))
+    framed("delay", 2, 2, 2, 20, 60, 9, units, bytes([0, 9, 13, 0, 90, 8, 10, 10, 11, 99]))
+    framed("close", 0, 1, 1, 5, 9, 0, units, bytes([0, 60, 4, 9, 9, 7, 10, 5, 14, 0]))
+    framed("half_close", 0, 1, 1, 5, 9, 0, units, bytes([0, 30, 9, 9, 7, 10, 5, 14, 1, 0, 30, 9, 3, 7, 0, 99, 6]))
+    framed("reset", 0, 1, 1, 5, 9, 0, units, bytes([0, 60, 12, 3, 9, 9, 7, 11, 5, 15, 0]))
+    framed("closes", 0, 2, 1, 5, 9, 0, b"a\nslow\nclose\nnever\n", bytes([0, 255, 7]))
+    framed("bad", 0, 0, 1, 5, 9, 0, b"a\n\xff\nlater\n", bytes([0, 255, 7, 0, 255]))
+    framed("random", 0, 3, 3, 9, 30, 9, units * 2, bytes([15, 7, 0, 90, 9, 40, 14, 2, 7, 0, 90, 14, 3, 11, 99, 5, 9, 7, 0, 255]))
 
     push = bytes([0, 9] * 8 + [2, 30, 0, 9, 2, 9, 1, 99, 2, 255, 0, 0, 2, 1])
     for queue, high, low in [(4, 30, 10), (9, 0, 0), (2, 100, 100), (19, 9, 9), (19, 50, 0), (6, 199, 20)]:

@@ -10,7 +10,7 @@ use getty::{
 };
 use tower::{ServiceExt, service_fn};
 
-use crate::kit::{After, Ending, Input, Peer, Wire, block_on, inflate, same_for_all_pieces, wire};
+use crate::kit::{Ending, Input, Peer, Wire, block_on, inflate, same_for_all_pieces, send, wire};
 
 /// Inflated bytes that are allowed in any case.
 const FREE: usize = 1 << 20;
@@ -80,8 +80,8 @@ pub(crate) fn compressed_stream(data: &[u8]) {
     let (plain, end) = same_for_all_pieces(bytes, seed, |pieces| {
         block_on(async {
             let (mut io, peer) = open(&layer).await;
-            peer.send(pieces);
-            peer.then(After::End);
+            send(&peer, pieces);
+            peer.finish();
             let (plain, end) = read_all(&mut io, limit).await;
             // The parts before a defect depend on the pieces only where the format is buffered.
             let kept = if end == End::Whole || end == End::Truncated {
@@ -142,7 +142,7 @@ pub(crate) fn compressed_messages(data: &[u8]) {
     let mut input = Input::new(data);
     let seed = input.byte();
     let (format, level) = (input.below(4), input.below(3));
-    let write_limit = input.limit();
+    let write_limit = input.limit().max(1);
     let limit = input.limit() + 1;
     let mut messages = Vec::new();
     while !input.is_empty() && messages.len() < 20 {
@@ -168,19 +168,19 @@ pub(crate) fn compressed_messages(data: &[u8]) {
             }
             let flush = std::future::poll_fn(|cx| Transport::poll_flush(&mut io, cx)).await;
             flush.expect("the transport takes it");
-            flushed.push(peer.output().len());
+            flushed.push(peer.output_bytes().len());
         }
         let reason = CloseReason::PeerClosed;
         let closed = std::future::poll_fn(|cx| io.poll_close(cx, &reason)).await;
         closed.expect("the transport takes it");
-        (peer.output(), flushed)
+        (peer.output_bytes(), flushed)
     });
     let plain = messages.concat();
     let back = same_for_all_pieces(&wire_bytes, seed, |pieces| {
         block_on(async {
             let (mut io, peer) = open(&layer.clone().with_max_ratio(1100, 1 << 20)).await;
-            peer.send(pieces);
-            peer.then(After::End);
+            send(&peer, pieces);
+            peer.finish();
             read_all(&mut io, limit).await
         })
     });
@@ -191,7 +191,7 @@ pub(crate) fn compressed_messages(data: &[u8]) {
         length += message.len();
         let read = block_on(async {
             let (mut io, peer) = open(&layer.clone().with_max_ratio(1100, 1 << 20)).await;
-            peer.send([&wire_bytes[..flushed]]);
+            peer.send(&wire_bytes[..flushed]);
             let mut all = BytesMut::new();
             while all.len() < length {
                 let mut buf = BytesMut::with_capacity(4096);

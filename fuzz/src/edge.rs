@@ -19,7 +19,7 @@ use tower::{ServiceExt, service_fn};
 
 use crate::{
     codec::{Header, Lines},
-    kit::{After, Input, Wire, block_on, same_for_all_pieces, wire},
+    kit::{Input, Wire, block_on, same_for_all_pieces, send, wire},
 };
 
 pub(crate) const CHAIN: &str = include_str!("../certificates/chain.pem");
@@ -52,8 +52,8 @@ pub(crate) fn detect_tls(data: &[u8]) {
     let layer = TlsOrPlainLayer::new(TlsLayer::new(config()).with_max_hello(max_hello));
     let result = same_for_all_pieces(bytes, seed, |pieces| {
         let (io, peer) = wire();
-        peer.send(pieces);
-        peer.then(After::End);
+        send(&peer, pieces);
+        peer.finish();
         let inner = service_fn(
             |connection: Connection<TlsOrPlainTransport<Wire>>| async move {
                 let is_tls = connection.handle().transport() == getty::TransportKind::Tls;
@@ -69,7 +69,7 @@ pub(crate) fn detect_tls(data: &[u8]) {
             Some(_) => "failed".to_owned(),
             None => panic!("{error}"),
         });
-        (result, peer.output().first().copied())
+        (result, peer.output_bytes().first().copied())
     });
     match result {
         (Ok((false, read)), answer) => {
@@ -111,8 +111,8 @@ pub(crate) fn detect_ws(data: &[u8]) {
     let layer = WsOrRawLayer::new(&WsLayer::new());
     let result = same_for_all_pieces(bytes, seed, |pieces| {
         let (io, peer) = wire();
-        peer.send(pieces);
-        peer.then(After::End);
+        send(&peer, pieces);
+        peer.finish();
         let inner = service_fn(
             |connection: Connection<WsOrRawTransport<Wire>>| async move {
                 let io = connection.into_parts().0;
@@ -129,7 +129,7 @@ pub(crate) fn detect_ws(data: &[u8]) {
             Some(WsHandshakeError::PeerClosed) => "closed".to_owned(),
             other => panic!("{other:?}"),
         });
-        (result, peer.output())
+        (result, peer.output_bytes())
     });
     match result {
         (Ok(Some(read)), answer) => assert!(!is_request && read == bytes && answer.is_empty()),
@@ -202,8 +202,8 @@ pub(crate) fn opening(data: &[u8]) {
 
     let ours = same_for_all_pieces(bytes, seed, |pieces| {
         let (io, peer) = wire();
-        peer.send(pieces);
-        peer.then(After::End);
+        send(&peer, pieces);
+        peer.finish();
         let seen = Arc::new(Mutex::new(Dialogue::default()));
         let record = Arc::clone(&seen);
         let talk = move |mut opening: Opening<Wire, getty::codec::Lines>| {
@@ -330,8 +330,8 @@ fn dial<F: Future<Output = Dialed>>(
     connect: impl FnOnce(Dialer) -> F,
 ) -> (Result<Vec<u8>, String>, Vec<u8>) {
     let (io, peer) = wire();
-    peer.send(pieces.iter().copied());
-    peer.then(After::End);
+    send(&peer, pieces.iter().copied());
+    peer.finish();
     let result = block_on(async {
         match connect(Dialer(Arc::new(Mutex::new(Some(io))))).await {
             Ok(connection) => Ok(read_all(connection.into_parts().0).await),
@@ -347,7 +347,7 @@ fn dial<F: Future<Output = Dialed>>(
             }),
         }
     });
-    let request = peer.output();
+    let request = peer.output_bytes();
     (result, request)
 }
 

@@ -1,7 +1,7 @@
 //! Fuzz targets of getty: one function for each.
 //!
 //! libFuzzer calls them from the workspace in `fuzz/libfuzzer`, and stable Rust from
-//! `tests/targets.rs`. docs/fuzzing.md describes both.
+//! `tests/targets`. docs/fuzzing.md describes both.
 #![cfg(feature = "targets")]
 
 mod cluster;
@@ -23,6 +23,65 @@ pub struct Target {
     pub run: fn(&[u8]),
 }
 
+/// Calls a macro with all targets: `module { target, ... }` for each module.
+#[macro_export]
+macro_rules! with_targets {
+    ($with:ident) => {
+        $with! {
+            codec {
+                codec_lines,
+                codec_length_delimited,
+                codec_frames,
+                codec_varint_delimited,
+                codec_raw,
+                codec_messages,
+                codec_packets,
+                codec_deflated,
+                codec_switch,
+                codec_json,
+                codec_message_pack,
+                codec_postcard,
+                codec_prost,
+            }
+            ws {
+                ws_frames,
+                ws_request,
+                ws_response,
+                ws_deflate_offers,
+                ws_inflate,
+            }
+            compress {
+                compressed_stream,
+                compressed_messages,
+            }
+            edge {
+                detect_tls,
+                detect_ws,
+                opening,
+                socks5_reply,
+                connect_reply,
+                proxy_target,
+            }
+            proxy_protocol {
+                proxy_header,
+            }
+            pem {
+                pem,
+            }
+            cluster {
+                bus_frames,
+                bus_subjects,
+            }
+            session {
+                session_messages,
+                session_framed,
+                session_watermarks,
+                session_reply_limit,
+            }
+        }
+    };
+}
+
 macro_rules! targets {
     ($($module:ident { $($name:ident,)* })*) => {
         /// All targets.
@@ -39,54 +98,4 @@ macro_rules! targets {
     };
 }
 
-targets! {
-    codec {
-        codec_lines,
-        codec_length_delimited,
-        codec_frames,
-        codec_varint_delimited,
-        codec_raw,
-        codec_messages,
-        codec_packets,
-        codec_deflated,
-        codec_switch,
-        codec_json,
-        codec_message_pack,
-        codec_postcard,
-        codec_prost,
-    }
-    ws {
-        ws_frames,
-        ws_request,
-        ws_response,
-        ws_deflate_offers,
-        ws_inflate,
-    }
-    compress {
-        compressed_stream,
-        compressed_messages,
-    }
-    edge {
-        detect_tls,
-        detect_ws,
-        opening,
-        socks5_reply,
-        connect_reply,
-        proxy_target,
-    }
-    proxy_protocol {
-        proxy_header,
-    }
-    pem {
-        pem,
-    }
-    cluster {
-        bus_frames,
-        bus_subjects,
-    }
-    session {
-        session_messages,
-        session_watermarks,
-        session_reply_limit,
-    }
-}
+with_targets!(targets);

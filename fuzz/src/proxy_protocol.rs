@@ -13,7 +13,7 @@ use tokio::io::AsyncReadExt;
 use tower::{ServiceExt, service_fn};
 
 use self::references::{Defect, Outcome, by_ppp, by_proxy_header};
-use crate::kit::{After, Input, Wire, block_on, same_for_all_pieces, wire};
+use crate::kit::{Input, Wire, block_on, same_for_all_pieces, send, wire};
 
 #[path = "../../tests/net/proxy_protocol/references.rs"]
 mod references;
@@ -36,8 +36,8 @@ fn ours(pieces: &[&[u8]], max: usize) -> Ours {
     let total: usize = pieces.iter().map(|piece| piece.len()).sum();
     let is_line = pieces.concat().starts_with(b"P");
     let (io, peer) = wire();
-    peer.send(pieces.iter().copied());
-    peer.then(After::End);
+    send(&peer, pieces.iter().copied());
+    peer.finish();
     let proxies =
         AccessList::deny_all().with_allowed(["10.0.0.0/8".parse::<IpNet>().expect("a net")]);
     let layer = ProxyProtocolLayer::from_sources(proxies).with_max_header(max);

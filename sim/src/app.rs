@@ -107,6 +107,8 @@ pub struct Control {
     pub settling: AtomicBool,
     /// No caller begins a request.
     pub quiet: AtomicBool,
+    /// No one-way message and no push is sent.
+    pub silent: AtomicBool,
     /// A jump of the clock, in milliseconds.
     jump: AtomicU64,
     jumped: Notify,
@@ -218,7 +220,7 @@ fn opened(
     ledger.opened(side, client, peer);
     let ledger = ledger.clone();
     session.add_close_callback("sim", client, move |closed| {
-        ledger.closed(side, client, &closed.reason);
+        ledger.closed(side, client, &closed.reason, closed.unsent_bytes);
     });
 }
 
@@ -231,6 +233,9 @@ async fn push(host: Host, session: Session<String>) {
     let padding = "x".repeat(host.traffic.push_size);
     for number in 1_u64.. {
         sleep(pause.mul_f64(random.f64())).await;
+        if host.control.silent.load(Relaxed) {
+            return;
+        }
         let message = format!("p {number} {padding}");
         let sent = if host.traffic.close_slow {
             session.try_offer(message, SlowConsumer::Close).map(|_| ())
@@ -241,6 +246,7 @@ async fn push(host: Host, session: Session<String>) {
         if sent.is_err() {
             return;
         }
+        host.ledger.accepted(client, number);
     }
 }
 
@@ -545,8 +551,12 @@ async fn send_repeatedly(
     numbers: Arc<Numbers>,
     mut random: fastrand::Rng,
 ) {
+    let address = turmoil::lookup(format!("client-{}", host.index));
     while let Some(pause) = host.traffic.messages {
         sleep(pause.mul_f64(random.f64())).await;
+        if host.control.silent.load(Relaxed) {
+            return;
+        }
         let nonce = numbers.next();
         let mut message = Some(format!("s {nonce}"));
         for _ in 0..4 {
@@ -554,8 +564,9 @@ async fn send_repeatedly(
                 break;
             };
             host.ledger.trace().event(format_args!("send {nonce}"));
+            let begun = host.ledger.trace().now();
             match client.send(text).await {
-                Ok(_) => host.ledger.count("message sent"),
+                Ok(_) => host.ledger.sent(address, nonce, begun),
                 Err(error) => message = error.into_message(),
             }
             if client.state().is_final() {

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -29,6 +30,8 @@ struct Inner {
     received: HashSet<Nonce>,
     /// One-way messages that were returned as not sent.
     unsent: HashSet<Nonce>,
+    /// One-way messages that a client has sent, in the order of each client.
+    sent: BTreeMap<Nonce, OneWay>,
     sessions: HashMap<(Side, SocketAddr), Life>,
     counts: BTreeMap<String, u64>,
     /// Number of successful calls of each client host.
@@ -64,10 +67,25 @@ pub enum Side {
     Server,
 }
 
+/// A one-way message that a client has sent.
+struct OneWay {
+    client: IpAddr,
+    /// Begin of the attempt that sent it.
+    begun: Duration,
+    /// End of this attempt.
+    ended: Duration,
+}
+
 struct Life {
     peer: IpAddr,
     opened: Duration,
     closed: Option<CloseReason>,
+    /// Time of the close.
+    ended: Duration,
+    /// Bytes that were accepted and not sent before the close.
+    unsent_bytes: u64,
+    /// Number of the last push that a server's session accepted.
+    accepted: u64,
     /// Number of the last push that was sent or received.
     push: u64,
     /// Number of the last one-way message that was received.
@@ -78,6 +96,53 @@ struct Silent {
     peer: IpAddr,
     since: Duration,
     until: Duration,
+}
+
+impl Inner {
+    /// Returns the messages with these numbers that were sent on the session of `client`, and
+    /// that its server has not received.
+    ///
+    /// A client has one session at a time. So a message was sent on this session if its
+    /// attempt began and ended while the session was open.
+    fn lost_messages(&self, client: SocketAddr, numbers: Range<Nonce>) -> Vec<Nonce> {
+        let Some(life) = self.sessions.get(&(Side::Client, client)) else {
+            return Vec::new();
+        };
+        if numbers.is_empty() {
+            return Vec::new();
+        }
+        let sent = self.sent.range(numbers).filter(|(nonce, message)| {
+            let is_on_session = message.client == client.ip()
+                && message.begun > life.opened
+                && message.ended < life.ended;
+            is_on_session && !self.received.contains(nonce)
+        });
+        sent.map(|(nonce, _)| *nonce).collect()
+    }
+
+    /// Describes the first message or push that was accepted and has not arrived, on the
+    /// sessions that `fits` selects by the sender's and the receiver's life.
+    fn undelivered(&self, fits: impl Fn(&Life, &Life) -> bool) -> Option<String> {
+        let mut found = Vec::new();
+        for ((side, client), server) in &self.sessions {
+            let life = self.sessions.get(&(Side::Client, *client));
+            let Some(life) = life.filter(|_| *side == Side::Server) else {
+                continue;
+            };
+            if server.accepted > life.push && fits(server, life) {
+                let (last, arrived) = (server.accepted, life.push);
+                let what = format!("push {last} to {client} was accepted, and {arrived} arrived");
+                found.push((*client, what));
+            }
+            if fits(life, server)
+                && let Some(lost) = self.lost_messages(*client, 0..Nonce::MAX).first()
+            {
+                let what = format!("message {lost} of {client} was sent and has not arrived");
+                found.push((*client, what));
+            }
+        }
+        found.into_iter().min().map(|(_, what)| what)
+    }
 }
 
 impl Ledger {
@@ -230,7 +295,8 @@ impl Ledger {
         self.lock().answered.get(&client).copied().unwrap_or(0)
     }
 
-    // One-way messages and pushes: never delivered twice, in order within a session.
+    // One-way messages and pushes: never delivered twice, in order within a session, and lost
+    // only behind the last one that a session delivers before it ends.
 
     /// Records that a one-way message was returned as not sent, for good.
     pub fn unsent(&self, nonce: Nonce) {
@@ -256,7 +322,14 @@ impl Ledger {
         let returned = inner.unsent.contains(&nonce);
         let life = inner.sessions.get_mut(&(Side::Server, client));
         let before = life.map_or(0, |life| std::mem::replace(&mut life.message, nonce));
+        let lost = inner.lost_messages(client, before.saturating_add(1)..nonce);
+        let lost = lost.first().copied();
         drop(inner);
+        if let Some(lost) = lost {
+            self.violation(format!(
+                "message {lost} was sent on the session of {client}, which lost it before {nonce}"
+            ));
+        }
         if twice {
             self.violation(format!("message {nonce} was delivered twice"));
         }
@@ -269,6 +342,51 @@ impl Ledger {
             self.violation(format!(
                 "message {nonce} came after {before} on one session"
             ));
+        }
+    }
+
+    /// Records that a message was sent on a session of the client with this address. The
+    /// attempt began at `begun`.
+    pub fn sent(&self, client: IpAddr, nonce: Nonce, begun: Duration) {
+        self.count("message sent");
+        let ended = self.trace.now();
+        let message = OneWay {
+            client,
+            begun,
+            ended,
+        };
+        self.lock().sent.insert(nonce, message);
+    }
+
+    /// Records that the session with `client` has accepted a push.
+    pub fn accepted(&self, client: SocketAddr, number: u64) {
+        let mut inner = self.lock();
+        if let Some(life) = inner.sessions.get_mut(&(Side::Server, client)) {
+            life.accepted = number;
+        }
+    }
+
+    /// Returns a description of a message or push that was accepted by a session which is
+    /// open on both sides, and has not arrived yet.
+    pub fn undelivered(&self) -> Option<String> {
+        let is_open = |life: &Life| life.closed.is_none();
+        self.lock()
+            .undelivered(|sender, receiver| is_open(sender) && is_open(receiver))
+    }
+
+    /// Requires that a session which has ended in order has delivered all that it has
+    /// accepted: the sender has closed and flushed, and the receiver has seen the end. A side
+    /// that closes may discard what it receives.
+    pub fn require_orderly_ends_deliver(&self) {
+        let lost = self.lock().undelivered(|sender, receiver| {
+            let local = [CloseReason::Local, CloseReason::Shutdown];
+            let reason = sender.closed.as_ref();
+            let has_closed = reason.is_some_and(|reason| local.contains(reason));
+            let has_flushed = has_closed && sender.unsent_bytes == 0;
+            has_flushed && receiver.closed == Some(CloseReason::PeerClosed)
+        });
+        if let Some(lost) = lost {
+            self.violation(format!("{lost}, and its session has ended in order"));
         }
     }
 
@@ -306,6 +424,9 @@ impl Ledger {
             peer,
             opened: self.trace.now(),
             closed: None,
+            ended: Duration::MAX,
+            unsent_bytes: 0,
+            accepted: 0,
             push: 0,
             message: 0,
         };
@@ -315,7 +436,7 @@ impl Ledger {
     }
 
     /// Records the end of a session.
-    pub fn closed(&self, side: Side, client: SocketAddr, reason: &CloseReason) {
+    pub fn closed(&self, side: Side, client: SocketAddr, reason: &CloseReason, unsent_bytes: u64) {
         let name = reason.as_str();
         self.trace
             .event(format_args!("{side:?} session of {client} closes: {name}"));
@@ -328,6 +449,7 @@ impl Ledger {
             ));
         };
         let twice = life.closed.replace(reason.clone()).is_some();
+        (life.ended, life.unsent_bytes) = (self.trace.now(), unsent_bytes);
         drop(inner);
         if twice {
             self.violation(format!("{side:?} session of {client} closed twice"));
@@ -447,7 +569,15 @@ mod tests {
 
     const SERVER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 9));
 
-    const BREACHES: [Breach; 21] = [
+    /// Opens a session and lets time pass.
+    fn opened_later(ledger: &Ledger) {
+        for side in [Side::Client, Side::Server] {
+            ledger.opened(side, client(1), SERVER);
+        }
+        ledger.trace().set_now(Duration::from_secs(1));
+    }
+
+    const BREACHES: [Breach; 25] = [
         ("began twice", |l| (0..2).for_each(|_| l.begin(1))),
         ("never sent", |l| l.executed(1)),
         ("executed twice", |l| {
@@ -510,12 +640,39 @@ mod tests {
             l.push(client(1), 1);
             l.push(client(1), 3);
         }),
+        ("which lost it before 7", |l| {
+            opened_later(l);
+            l.sent(client(1).ip(), 6, l.trace().now());
+            l.sent(client(1).ip(), 7, l.trace().now());
+            l.message(client(1), 7);
+        }),
+        (
+            "message 6 of 192.0.2.1:1 was sent and has not arrived",
+            |l| {
+                opened_later(l);
+                l.sent(client(1).ip(), 6, l.trace().now());
+                l.violation(l.undelivered().unwrap_or_default());
+            },
+        ),
+        ("push 2 to 192.0.2.1:1 was accepted, and 1 arrived", |l| {
+            opened_later(l);
+            l.accepted(client(1), 2);
+            l.push(client(1), 1);
+            l.violation(l.undelivered().unwrap_or_default());
+        }),
+        ("and its session has ended in order", |l| {
+            opened_later(l);
+            l.accepted(client(1), 1);
+            l.closed(Side::Server, client(1), &CloseReason::Shutdown, 0);
+            l.closed(Side::Client, client(1), &CloseReason::PeerClosed, 0);
+            l.require_orderly_ends_deliver();
+        }),
         ("closed before it opened", |l| {
-            l.closed(Side::Client, client(1), &CloseReason::Local);
+            l.closed(Side::Client, client(1), &CloseReason::Local, 0);
         }),
         ("closed twice", |l| {
             l.opened(Side::Client, client(1), SERVER);
-            (0..2).for_each(|_| l.closed(Side::Client, client(1), &CloseReason::Local));
+            (0..2).for_each(|_| l.closed(Side::Client, client(1), &CloseReason::Local, 0));
         }),
         ("never closed", |l| {
             l.opened(Side::Client, client(1), SERVER);
@@ -523,12 +680,12 @@ mod tests {
         }),
         ("closed as io", |l| {
             l.opened(Side::Client, client(1), SERVER);
-            l.closed(Side::Client, client(1), &CloseReason::Io);
+            l.closed(Side::Client, client(1), &CloseReason::Io, 0);
             l.forbid_reasons(&[CloseReason::Io]);
         }),
         ("without a fault", |l| {
             l.opened(Side::Client, client(1), SERVER);
-            l.closed(Side::Client, client(1), &CloseReason::Io);
+            l.closed(Side::Client, client(1), &CloseReason::Io, 0);
             l.require_undisturbed(SERVER);
         }),
         ("did not notice its dead peer", |l| {
@@ -551,6 +708,26 @@ mod tests {
     }
 
     #[test]
+    fn messages_may_be_lost_with_their_session() {
+        let ledger = Ledger::new(Trace::new(false));
+        let begun = ledger.trace().now();
+        opened_later(&ledger);
+        // the attempt began before this session, so an earlier one may have sent it
+        ledger.sent(client(1).ip(), 1, begun);
+        ledger.sent(client(1).ip(), 2, ledger.trace().now());
+        ledger.message(client(1), 2);
+        // these are lost by a reset
+        ledger.sent(client(1).ip(), 3, ledger.trace().now());
+        ledger.accepted(client(1), 5);
+        for side in [Side::Client, Side::Server] {
+            ledger.closed(side, client(1), &CloseReason::Io, 0);
+        }
+        assert_eq!(ledger.undelivered(), None);
+        ledger.require_orderly_ends_deliver();
+        assert_eq!(ledger.broken(), None);
+    }
+
+    #[test]
     fn an_orderly_run_breaks_no_rule() {
         let ledger = Ledger::new(Trace::new(false));
         for side in [Side::Client, Side::Server] {
@@ -564,18 +741,24 @@ mod tests {
         ledger.dropped(2);
         ledger.unsent(3);
         ledger.message(client(1), 4);
+        ledger.trace().set_now(Duration::from_millis(1));
+        ledger.sent(client(1).ip(), 5, ledger.trace().now());
+        ledger.accepted(client(1), 2);
+        assert!(ledger.undelivered().is_some());
         ledger.message(client(1), 5);
         ledger.push(client(1), 1);
         ledger.push(client(1), 2);
+        assert_eq!(ledger.undelivered(), None);
         ledger.silent(SERVER, Duration::from_secs(1));
         for side in [Side::Client, Side::Server] {
-            ledger.closed(side, client(1), &CloseReason::Local);
+            ledger.closed(side, client(1), &CloseReason::Local, 0);
         }
         ledger.trace().set_now(Duration::from_secs(2));
         ledger.check_silent();
         ledger.require_no_open_calls();
         ledger.require_no_open_sessions();
         ledger.require_executed_are_answered();
+        ledger.require_orderly_ends_deliver();
         ledger.require_undisturbed(SERVER);
         ledger.forbid_reasons(&[CloseReason::Io]);
         assert_eq!(ledger.broken(), None);

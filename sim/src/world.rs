@@ -23,6 +23,10 @@ pub const TICK: Duration = Duration::from_millis(10);
 /// Longest time after the last fault until each client has had a response again.
 const SETTLE: Duration = Duration::from_secs(20);
 
+/// Longest time until an open session has delivered what it has accepted, without faults. A
+/// session whose peer is gone has ended before.
+const DELIVER: Duration = Duration::from_secs(12);
+
 /// Time in which a session must notice that its peer is gone: a session closes after the idle
 /// timeout and its drain deadline, and the clock moves in steps.
 const NOTICE: Duration = Duration::from_secs(9);
@@ -251,6 +255,7 @@ impl World {
         }
         self.heal();
         self.settle()?;
+        self.deliver()?;
         self.stop()?;
         if self.ledger.broken().is_none() {
             self.check();
@@ -345,9 +350,7 @@ impl World {
         let clients = 0..self.plan.clients;
         let before: Vec<_> = clients.map(|client| self.ledger.answers(client)).collect();
         for control in &self.clients {
-            control
-                .settling
-                .store(true, std::sync::atomic::Ordering::Relaxed);
+            control.settling.store(true, Relaxed);
         }
         let end = self.sim.elapsed() + SETTLE;
         loop {
@@ -365,6 +368,25 @@ impl World {
             }
             self.step()?;
         }
+    }
+
+    /// Stops one-way messages, and runs until all that open sessions have accepted has
+    /// arrived.
+    fn deliver(&mut self) -> turmoil::Result {
+        for control in self.clients.iter().chain(&self.servers) {
+            control.silent.store(true, Relaxed);
+        }
+        let end = self.sim.elapsed() + DELIVER;
+        while self.ledger.broken().is_none()
+            && let Some(late) = self.ledger.undelivered()
+        {
+            if self.sim.elapsed() >= end {
+                self.ledger
+                    .violation(format!("{late}, {DELIVER:?} after the faults"));
+            }
+            self.step()?;
+        }
+        Ok(())
     }
 
     /// Stops the clients, then the servers. A client that stops does not wait for responses.
@@ -414,6 +436,7 @@ impl World {
         let (ledger, rules) = (&self.ledger, &self.plan.rules);
         ledger.require_no_open_calls();
         ledger.require_no_open_sessions();
+        ledger.require_orderly_ends_deliver();
         ledger.forbid_reasons(&rules.forbidden);
         ledger.forbid_reasons(&[
             CloseReason::Decode,
@@ -465,4 +488,5 @@ impl World {
     }
 }
 
+const _: () = assert!(DELIVER.as_secs() > NOTICE.as_secs());
 const _: () = assert!(NOTICE.as_secs() > IDLE.as_secs() + DRAIN.as_secs());

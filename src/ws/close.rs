@@ -3,7 +3,6 @@
 use std::{borrow::Cow, error::Error, fmt};
 
 use getty_core::{ApplicationClose, CloseReason, Closed};
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 /// Code and text of a WebSocket close frame.
 ///
@@ -192,9 +191,10 @@ fn char_boundary_before(text: &str, max: usize) -> usize {
     end
 }
 
-/// Returns `true` if a close frame with `code` is valid.
-fn may_be_sent(code: u16) -> bool {
-    CloseCode::from(code).is_allowed() && !matches!(code, 0 | 1004 | 1014)
+/// Returns `true` if a close frame with `code` is valid: RFC 6455, section 7.4, and the
+/// registry of IANA.
+const fn may_be_sent(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
 /// Returned by [`WsClose::parse`] when a close frame is invalid.
@@ -245,7 +245,7 @@ mod tests {
         for code in 0..=u16::MAX {
             let payload = WsClose::new(code, "because").payload();
             let sent = WsClose::parse(&payload).unwrap();
-            let allowed = matches!(code, 1000..=1003 | 1007..=1013 | 3000..=4999);
+            let allowed = matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999);
             let expected = match code {
                 1005 => 1005,
                 _ if allowed => code,

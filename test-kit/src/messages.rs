@@ -69,6 +69,10 @@ impl Transport for Messages {
         if self.delay.poll(cx, state).is_pending() {
             return state.wait(cx);
         }
+        if !state.incoming.is_empty() && state.pauses(cx) {
+            return Poll::Pending;
+        }
+        state.is_paused = true;
         let next = state.incoming.pop_front().map(|(_, incoming)| incoming);
         let endless = || state.endless.clone().map(Incoming::Data);
         match next.or_else(endless) {

@@ -138,6 +138,12 @@ impl Peer {
         self.0.change(|state| state.merges_reads = true);
     }
 
+    /// Lets other tasks run between two pieces or messages: one read is pending after each.
+    /// So a session handles a piece before it reads the next one.
+    pub fn pause_reads(&self) {
+        self.0.change(|state| state.pauses_reads = true);
+    }
+
     /// Splits and merges reads, shortens writes and lets polls be pending, at random. The same seed
     /// gives the same faults. A correct session has the same output with and without them.
     pub fn randomize(&self, seed: u64) {

@@ -80,6 +80,8 @@ struct Shared(Mutex<State>);
 struct State {
     readiness: Readiness,
     responses: Responses,
+    /// Calls that respond although responses are held.
+    released: Vec<usize>,
     /// Maximum permits, `None` without a limit.
     permits: Option<usize>,
     reserved: usize,
@@ -106,6 +108,8 @@ enum Responses {
     Held,
     Failed(String),
     Panic(String),
+    /// A panic without a message on the standard error.
+    Unwind,
 }
 
 /// A reserved permit or a call in flight.
@@ -174,6 +178,31 @@ impl ProbeHandle {
         self.0.change(|state| state.responses = Responses::Now);
     }
 
+    /// Lets one call respond while responses are [held](Self::hold). The first call of all
+    /// clones is 0. Wakes all waiting tasks.
+    ///
+    /// It tests layers that reorder or match responses.
+    ///
+    /// ```
+    /// use getty::{Service, tower::ServiceExt};
+    /// use getty_test::probe;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), getty::BoxError> {
+    /// let (mut service, control) = probe(|n: u32| Ok(n));
+    /// control.hold();
+    /// let first = tokio::spawn(service.ready().await?.call(1));
+    /// let second = tokio::spawn(service.ready().await?.call(2));
+    /// control.release_call(1);
+    /// assert_eq!(second.await??, 2);
+    /// assert!(!first.is_finished());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn release_call(&self, call: usize) {
+        self.0.change(|state| state.released.push(call));
+    }
+
     /// Lets responses fail with this error.
     pub fn fail(&self, error: impl Into<String>) {
         let responses = Responses::Failed(error.into());
@@ -184,6 +213,11 @@ impl ProbeHandle {
     pub fn panic(&self, message: impl Into<String>) {
         let responses = Responses::Panic(message.into());
         self.0.change(|state| state.responses = responses);
+    }
+
+    /// Lets the futures of calls unwind without a message on the standard error.
+    pub(crate) fn unwind(&self) {
+        self.0.change(|state| state.responses = Responses::Unwind);
     }
 
     /// Returns how often readiness was polled.
@@ -291,11 +325,13 @@ impl Core {
         permit.called = true;
         state.reserved -= 1;
         state.in_flight += 1;
+        let number = state.callers.len();
         state.callers.push(self.clone);
         drop(state);
         ProbeFuture {
             answer: Progress::Held(Box::new(answer)),
             permit,
+            number,
         }
     }
 }
@@ -319,6 +355,8 @@ pub(crate) type Answer<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + S
 pub struct ProbeFuture<T> {
     answer: Progress<T>,
     permit: Permit,
+    /// Number of the call.
+    number: usize,
 }
 
 enum Progress<T> {
@@ -336,16 +374,21 @@ impl<T> Future for ProbeFuture<T> {
         }
         let responses = {
             let mut state = self.permit.shared.lock();
-            if matches!(state.responses, Responses::Held) {
-                state.wakers.push(cx.waker().clone());
+            match state.responses {
+                Responses::Held if state.released.contains(&self.number) => Responses::Now,
+                Responses::Held => {
+                    state.wakers.push(cx.waker().clone());
+                    Responses::Held
+                }
+                _ => state.responses.clone(),
             }
-            state.responses.clone()
         };
         match responses {
             Responses::Now => {}
             Responses::Held => return Poll::Pending,
             Responses::Failed(error) => return Poll::Ready(Err(error.into())),
             Responses::Panic(message) => panic!("{message}"),
+            Responses::Unwind => std::panic::resume_unwind(Box::new("the inner future panics")),
         }
         let Progress::Held(answer) = std::mem::replace(&mut self.answer, Progress::Done) else {
             panic!("polled after it was ready");

@@ -89,6 +89,7 @@ fn read(state: &mut State, buf: &mut ReadBuf<'_>) -> usize {
                 total += n;
                 if data.is_empty() {
                     state.incoming.pop_front();
+                    state.is_paused = true;
                 }
             }
             _ => break,
@@ -129,6 +130,9 @@ impl AsyncRead for Stream {
             if this.delay.poll(cx, state).is_pending() {
                 return state.wait(cx);
             }
+            if state.pauses(cx) {
+                return Poll::Pending;
+            }
             if buf.remaining() > 0 {
                 read(state, buf);
             }
@@ -160,14 +164,14 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let bytes: Vec<u8> = bufs.iter().flat_map(|buf| buf.to_vec()).collect();
+        let all: usize = bufs.iter().map(|buf| buf.len()).sum();
         let state = &mut *self.wire.lock();
         ready!(state.poll_write(cx))?;
         assert!(!state.shut, "written to after the shutdown");
-        if bytes.is_empty() {
+        if all == 0 {
             return Poll::Ready(Ok(0));
         }
-        let most = bytes.len().min(state.room).min(state.write_limit);
+        let most = all.min(state.room).min(state.write_limit);
         let most = most.min(state.writes_until_reset.unwrap_or(usize::MAX));
         if most == 0 {
             // A full buffer counts as flushed: the peer can read its content.
@@ -185,7 +189,12 @@ impl AsyncWrite for Stream {
             *left -= n;
         }
         if !state.forgets {
-            state.output.extend_from_slice(&bytes[..n]);
+            let mut left = n;
+            for buf in bufs {
+                let part = left.min(buf.len());
+                state.output.extend_from_slice(&buf[..part]);
+                left -= part;
+            }
         }
         Poll::Ready(Ok(n))
     }

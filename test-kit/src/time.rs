@@ -13,6 +13,8 @@ use tokio::{
     time::{self, Instant},
 };
 
+use crate::wire::{DEADLINE, within, within_time};
+
 /// Lets all tasks run until each one waits. The clock does not advance.
 ///
 /// It yields 128 times, and each time polls the tasks that are ready. A longer chain of tasks
@@ -86,7 +88,7 @@ const TOLERANCE: Duration = Duration::from_millis(1);
 ///
 /// # Panics
 ///
-/// Panics if a beat is early or late, and if the clock is not paused.
+/// Panics if a beat is early, late or never comes, and if the clock is not paused.
 #[track_caller]
 pub fn assert_beats_every<T>(
     period: Duration,
@@ -99,7 +101,10 @@ pub fn assert_beats_every<T>(
         let mut results = Vec::new();
         while results.len() < beats {
             let start = Instant::now();
-            results.push(next().await);
+            let what = format!("beat {} of {beats}", results.len() + 1);
+            // a late beat is reported with its time, and one that never comes fails the test
+            let beat = within_time(period.saturating_add(DEADLINE), &what, caller, next());
+            results.push(beat.await);
             let (n, elapsed) = (results.len(), start.elapsed());
             // a beat that was late by a tick lets the next one be early
             assert!(
@@ -141,7 +146,7 @@ pub fn assert_beats_every<T>(
 /// # Panics
 ///
 /// Panics if the connection closes earlier, later or for another reason, and if the clock is
-/// not paused.
+/// not paused. It also panics if the connection is not dropped within 24 hours of the close.
 #[track_caller]
 pub fn assert_closes_after(
     handle: &ConnectionHandle,
@@ -166,6 +171,11 @@ pub fn assert_closes_after(
             elapsed + TOLERANCE >= time,
             "{caller}: closed after {elapsed:?} instead of {time:?}"
         );
-        handle.closed().await
+        within(
+            "end of the connection after its close",
+            caller,
+            handle.closed(),
+        )
+        .await
     }
 }

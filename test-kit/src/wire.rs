@@ -17,7 +17,7 @@ use tokio::{
 };
 
 /// Time after which a wait of a test fails, by tokio's clock.
-const DEADLINE: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(24 * 3600);
 
 /// Input of the session.
 #[derive(Debug)]
@@ -53,6 +53,10 @@ pub(crate) struct State {
     /// Maximum bytes of one read.
     pub(crate) read_limit: usize,
     pub(crate) merges_reads: bool,
+    /// After each piece one read is pending.
+    pub(crate) pauses_reads: bool,
+    /// The next read is pending.
+    pub(crate) is_paused: bool,
     pub(crate) delay: Option<Duration>,
     /// The peer is gone without a trace: it sends nothing, and acknowledges nothing.
     pub(crate) half_open: bool,
@@ -98,6 +102,8 @@ impl State {
             end: None,
             read_limit: usize::MAX,
             merges_reads: false,
+            pauses_reads: false,
+            is_paused: false,
             delay: None,
             half_open: false,
             reads_until_reset: None,
@@ -155,6 +161,16 @@ impl State {
             cx.waker().wake_by_ref();
         }
         hesitates
+    }
+
+    /// Returns `true` if this read should be pending because a piece was read before. Its
+    /// task is woken.
+    pub(crate) fn pauses(&mut self, cx: &Context<'_>) -> bool {
+        let pauses = self.pauses_reads && std::mem::take(&mut self.is_paused);
+        if pauses {
+            cx.waker().wake_by_ref();
+        }
+        pauses
     }
 
     /// Counts a write. It is ready if the write may proceed or fails.
@@ -287,9 +303,19 @@ fn output_of(state: &State) -> String {
 
 /// Fails the test if `future` never resolves. With the clock paused that takes no time.
 pub(crate) async fn within<F: Future>(what: &str, caller: &Location<'_>, future: F) -> F::Output {
-    match timeout(DEADLINE, future).await {
+    within_time(DEADLINE, what, caller, future).await
+}
+
+/// Fails the test if `future` does not resolve within `time` of tokio's clock.
+pub(crate) async fn within_time<F: Future>(
+    time: Duration,
+    what: &str,
+    caller: &Location<'_>,
+    future: F,
+) -> F::Output {
+    match timeout(time, future).await {
         Ok(output) => output,
-        Err(_) => panic!("{caller}: no {what} within {DEADLINE:?}"),
+        Err(_) => panic!("{caller}: no {what} within {time:?}"),
     }
 }
 

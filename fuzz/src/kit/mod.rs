@@ -1,18 +1,31 @@
-//! Helpers of all targets: input, pieces of a stream, a transport in memory, a runtime.
+//! Helpers of all targets: input, pieces of a stream, a transport of getty-test, a runtime.
 
 mod inflate;
 mod input;
-mod wire;
 
 use std::time::Duration;
 
+pub(crate) use getty_test::{Peer, Stream as Wire};
 use tokio::{runtime::Builder, time::timeout};
 
 pub(crate) use self::{
     inflate::{Ending, inflate},
     input::Input,
-    wire::{After, Peer, Wire, wire},
 };
+
+/// Creates a stream without input. Other tasks run between two reads.
+pub(crate) fn wire() -> (Wire, Peer) {
+    let (stream, peer) = getty_test::stream();
+    peer.pause_reads();
+    (stream, peer)
+}
+
+/// Sends pieces. Each arrives in a separate read.
+pub(crate) fn send<'a, I: IntoIterator<Item = &'a [u8]>>(peer: &Peer, pieces: I) {
+    for piece in pieces {
+        peer.send(piece);
+    }
+}
 
 /// Runs `future` with a paused clock.
 ///

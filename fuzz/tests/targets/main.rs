@@ -162,55 +162,40 @@ fn run(name: &str) {
 }
 
 macro_rules! tests {
-    ($($name:ident,)*) => {
-        $(
+    ($($module:ident { $($name:ident,)* })*) => {
+        $($(
             #[test]
             fn $name() {
                 run(stringify!($name));
             }
-        )*
-
-        #[test]
-        fn every_target_has_a_test() {
-            let tests = [$(stringify!($name)),*];
-            let targets: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
-            assert_eq!(tests[..], targets);
-        }
+        )*)*
     };
 }
 
-tests! {
-    codec_lines,
-    codec_length_delimited,
-    codec_frames,
-    codec_varint_delimited,
-    codec_raw,
-    codec_messages,
-    codec_packets,
-    codec_deflated,
-    codec_switch,
-    codec_json,
-    codec_message_pack,
-    codec_postcard,
-    codec_prost,
-    ws_frames,
-    ws_request,
-    ws_response,
-    ws_deflate_offers,
-    ws_inflate,
-    compressed_stream,
-    compressed_messages,
-    detect_tls,
-    detect_ws,
-    opening,
-    socks5_reply,
-    connect_reply,
-    proxy_target,
-    proxy_header,
-    pem,
-    bus_frames,
-    bus_subjects,
-    session_messages,
-    session_watermarks,
-    session_reply_limit,
+getty_fuzz::with_targets!(tests);
+
+/// libFuzzer needs a program for each target, and a reader the target's row.
+#[test]
+fn every_target_has_a_program_and_a_row() {
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| fs::read_to_string(fuzz.join(path)).unwrap();
+    let manifest = read("libfuzzer/Cargo.toml");
+    let names = manifest
+        .lines()
+        .filter_map(|line| line.strip_prefix("name = "));
+    let names: Vec<&str> = names.skip(1).map(|name| name.trim_matches('"')).collect();
+    let targets: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
+    assert_eq!(names, targets);
+    let page = read("../docs/fuzzing.md");
+    for name in targets {
+        let program = read(&format!("libfuzzer/fuzz_targets/{name}.rs"));
+        assert!(
+            program.contains(&format!("getty_fuzz::{name}(data)")),
+            "{program}"
+        );
+        assert!(
+            page.contains(&format!("`{name}`")),
+            "docs/fuzzing.md has no `{name}`"
+        );
+    }
 }

@@ -14,15 +14,49 @@ use std::{
 };
 
 use getty::{BoxError, Service};
+use tokio::{sync::Notify, time::timeout};
 
-use crate::{advance, settle};
+use crate::settle;
 
 #[derive(Debug, Default)]
-struct Woken(AtomicBool);
+struct Woken {
+    woken: AtomicBool,
+    changed: Notify,
+}
+
+impl Woken {
+    fn get(&self) -> bool {
+        self.woken.load(SeqCst)
+    }
+
+    /// Runs all tasks. Then waits until the task is woken, for up to an hour: a layer may have
+    /// timers, such as those of a rate. Returns `true` if it was woken.
+    async fn wait(&self) -> bool {
+        settle().await;
+        if !self.get() {
+            let _ = timeout(Duration::from_secs(3600), self.changed.notified()).await;
+            settle().await;
+        }
+        self.get()
+    }
+}
 
 impl Wake for Woken {
     fn wake(self: Arc<Self>) {
-        self.0.store(true, SeqCst);
+        self.woken.store(true, SeqCst);
+        self.changed.notify_one();
+    }
+}
+
+/// Waker of the last poll. Each poll has a new one, because a future can move to another task
+/// between two polls. A wake of an earlier waker does not count.
+#[derive(Debug, Default)]
+struct LastWaker(Arc<Woken>);
+
+impl LastWaker {
+    fn renew(&mut self) -> Waker {
+        self.0 = Arc::default();
+        Waker::from(Arc::clone(&self.0))
     }
 }
 
@@ -55,18 +89,14 @@ impl fmt::Display for Outcome {
 /// Number of wakes without a result after which a task is stuck.
 const MAX_WAKES: usize = 1000;
 
-/// Polls until it is ready, or until nothing wakes the task within an hour.
-async fn finish<T>(woken: &Woken, mut poll: impl FnMut() -> Poll<T>) -> Polled<T> {
+/// Polls until it is ready, or until nothing wakes the last waker within an hour.
+async fn finish<T>(mut poll: impl FnMut() -> (Poll<T>, Arc<Woken>)) -> Polled<T> {
     for _ in 0..MAX_WAKES {
-        if let Poll::Ready(value) = poll() {
+        let (polled, woken) = poll();
+        if let Poll::Ready(value) = polled {
             return Polled::Ready(value);
         }
-        settle().await;
-        if !woken.0.load(SeqCst) {
-            // timers of the layer, such as those of a rate
-            advance(Duration::from_secs(3600)).await;
-        }
-        if !woken.0.load(SeqCst) {
+        if !woken.wait().await {
             break;
         }
     }
@@ -76,7 +106,7 @@ async fn finish<T>(woken: &Woken, mut poll: impl FnMut() -> Poll<T>) -> Polled<T
 /// A service with a task that is polled by hand.
 pub(super) struct Spawned<S, R> {
     service: S,
-    woken: Arc<Woken>,
+    waker: LastWaker,
     request: PhantomData<fn(R)>,
 }
 
@@ -84,7 +114,7 @@ impl<S: Service<R>, R> Spawned<S, R> {
     pub(super) fn new(service: S) -> Self {
         Self {
             service,
-            woken: Arc::default(),
+            waker: LastWaker::default(),
             request: PhantomData,
         }
     }
@@ -94,18 +124,16 @@ impl<S: Service<R>, R> Spawned<S, R> {
     }
 
     pub(super) fn is_woken(&self) -> bool {
-        self.woken.0.load(SeqCst)
+        self.waker.0.get()
     }
 
     pub(super) fn poll_ready(&mut self) -> Poll<Result<(), S::Error>> {
-        self.woken.0.store(false, SeqCst);
-        let waker = Waker::from(Arc::clone(&self.woken));
+        let waker = self.waker.renew();
         self.service.poll_ready(&mut Context::from_waker(&waker))
     }
 
     pub(super) async fn ready(&mut self) -> Polled<Result<(), S::Error>> {
-        let woken = Arc::clone(&self.woken);
-        finish(&woken, || self.poll_ready()).await
+        finish(|| (self.poll_ready(), Arc::clone(&self.waker.0))).await
     }
 
     /// Returns `None` if the call panics.
@@ -114,7 +142,7 @@ impl<S: Service<R>, R> Spawned<S, R> {
         let future = catch_unwind(call).ok()?;
         Some(Call {
             future: Some(Box::pin(future)),
-            woken: Arc::default(),
+            waker: LastWaker::default(),
         })
     }
 }
@@ -122,7 +150,7 @@ impl<S: Service<R>, R> Spawned<S, R> {
 /// A future that is polled by hand. It is dropped once it is ready.
 pub(super) struct Call<F> {
     future: Option<Pin<Box<F>>>,
-    woken: Arc<Woken>,
+    waker: LastWaker,
 }
 
 impl<F, T, E> Call<F>
@@ -131,14 +159,22 @@ where
     E: Into<BoxError>,
 {
     pub(super) fn is_woken(&self) -> bool {
-        self.woken.0.load(SeqCst)
+        self.waker.0.get()
+    }
+
+    /// Waits until the task is woken, for up to an hour.
+    pub(super) async fn wait(&self) {
+        self.waker.0.wait().await;
+    }
+
+    pub(super) const fn has_ended(&self) -> bool {
+        self.future.is_none()
     }
 
     /// Polls once. Returns the outcome if it is known.
     pub(super) fn poll(&mut self) -> Option<Outcome> {
-        self.woken.0.store(false, SeqCst);
+        let waker = self.waker.renew();
         let future = self.future.as_mut()?;
-        let waker = Waker::from(Arc::clone(&self.woken));
         let poll = AssertUnwindSafe(|| future.as_mut().poll(&mut Context::from_waker(&waker)));
         let outcome = match catch_unwind(poll) {
             Ok(Poll::Pending) => return None,
@@ -151,10 +187,9 @@ where
     }
 
     pub(super) async fn finish(&mut self) -> Outcome {
-        let woken = Arc::clone(&self.woken);
-        let polled = finish(&woken, || match self.poll() {
-            Some(outcome) => Poll::Ready(outcome),
-            None => Poll::Pending,
+        let polled = finish(|| {
+            let polled = self.poll().map_or(Poll::Pending, Poll::Ready);
+            (polled, Arc::clone(&self.waker.0))
         });
         match polled.await {
             Polled::Ready(outcome) => outcome,

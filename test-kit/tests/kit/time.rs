@@ -1,6 +1,6 @@
 //! The helpers for a paused clock fail when they should.
 
-use std::time::Duration;
+use std::{future::pending, time::Duration};
 
 use getty::{CloseReason, Connection};
 use getty_test::{advance, assert_beats_every, assert_closes_after};
@@ -54,6 +54,19 @@ async fn early_beat_fails() {
     assert_beats_every(SECOND, 3, async || sleep(SECOND / 2).await).await;
 }
 
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "no beat 2 of 3 within 86401s")]
+async fn beat_that_never_comes_fails() {
+    let mut first = true;
+    assert_beats_every(SECOND, 3, async || {
+        sleep(SECOND).await;
+        if !std::mem::take(&mut first) {
+            pending::<()>().await;
+        }
+    })
+    .await;
+}
+
 /// Closes a connection after a time.
 fn closing(after: Duration) -> Connection<()> {
     let connection = Connection::new(());
@@ -102,4 +115,12 @@ async fn late_close_fails() {
 async fn close_for_another_reason_fails() {
     let handle = serve(closing(SECOND));
     assert_closes_after(&handle, SECOND, CloseReason::ReadTimeout).await;
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "no end of the connection after its close within 86400s")]
+async fn connection_that_is_never_dropped_fails() {
+    let connection = closing(SECOND);
+    let handle = connection.handle();
+    assert_closes_after(handle, SECOND, CloseReason::IdleTimeout).await;
 }

@@ -72,6 +72,10 @@ macro_rules! wrong {
     };
 }
 
+mod permits;
+mod responses;
+mod wakes;
+
 fn some<T: 'static>(
     call: impl Future<Output = Result<T, BoxError>> + Send + 'static,
 ) -> Boxed<Option<T>> {
