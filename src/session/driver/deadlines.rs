@@ -75,9 +75,9 @@ where
         self.deadline_passed(calls, deadline, layers, write)
     }
 
-    /// Returns `true` if a late deadline must wait until tokio has polled the I/O driver once. After
-    /// a stop of the process the system call of the driver is interrupted. Timers then fire before
-    /// input that has arrived is known.
+    /// Returns `true` if a late deadline must wait until tokio has polled the I/O driver once.
+    /// After a stop of the process the system call of the driver is interrupted. Timers then fire
+    /// before input that has arrived is known.
     #[cold]
     fn defers(&mut self, deadline: Instant, cx: &mut Context<'_>) -> bool {
         let was_deferred = replace(&mut self.deferred, false);
