@@ -3,11 +3,13 @@
 
 use std::{
     fmt,
-    future::IntoFuture,
+    future::{Future, IntoFuture},
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -28,11 +30,12 @@ use getty::{
     },
     ws::{WsConnectLayer, WsLayer},
 };
+use pin_project_lite::pin_project;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use tempfile::TempDir;
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
-    task::JoinHandle,
+    sync::{Notify, Semaphore, mpsc, oneshot},
+    task::{JoinHandle, yield_now},
     time::timeout,
 };
 use tower::{layer::util::Identity, limit::GlobalConcurrencyLimitLayer};
@@ -68,6 +71,23 @@ pub(crate) async fn soon<F: IntoFuture>(future: F) -> F::Output {
         .expect("timed out")
 }
 
+/// Waits for a state of the kernel or of tokio that wakes no task. Everything that can run does so
+/// before each check.
+pub(crate) async fn until(is_reached: impl Fn() -> bool) {
+    soon(async {
+        while !is_reached() {
+            yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// Waits until all tasks that are woken now were polled. The runtime must have one thread, which
+/// polls tasks in the order of their wake-ups.
+pub(crate) async fn woken_tasks() {
+    tokio::spawn(async {}).await.unwrap();
+}
+
 /// Name of the server in its certificate.
 pub(crate) const NAME: &str = "server.test";
 
@@ -82,8 +102,10 @@ pub(crate) struct Parts {
     /// Connections that have reached the stack.
     started: AtomicUsize,
     records: Mutex<Vec<Closed>>,
-    /// Open hooks, handlers and attributes that were not dropped yet.
+    /// Futures of connections, open hooks, handlers and attributes that were not dropped yet.
     live: AtomicUsize,
+    /// Notified after each change of a counter and after each close record.
+    changed: Notify,
     /// Connections from accept on.
     pub(crate) connections: Registry<ConnectionHandle>,
     pub(crate) sessions: Registry<Session<String>>,
@@ -107,6 +129,26 @@ pub(crate) struct Guard(Arc<Parts>);
 impl Drop for Guard {
     fn drop(&mut self) {
         self.0.live.fetch_sub(1, SeqCst);
+        self.0.changed.notify_waiters();
+    }
+}
+
+pin_project! {
+    /// Future of a connection. It counts as live until everything in it is dropped, including the
+    /// permits of its layers.
+    struct Counted<F> {
+        #[pin]
+        future: F,
+        // Must be declared after the future.
+        _guard: Guard,
+    }
+}
+
+impl<F: Future> Future for Counted<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        self.project().future.poll(cx)
     }
 }
 
@@ -138,6 +180,11 @@ impl Parts {
     pub(crate) fn started(&self) -> usize {
         self.started.load(SeqCst)
     }
+
+    fn count(&self, counter: &AtomicUsize) {
+        counter.fetch_add(1, SeqCst);
+        self.changed.notify_waiters();
+    }
 }
 
 impl Side {
@@ -148,6 +195,7 @@ impl Side {
             started: AtomicUsize::new(0),
             records: Mutex::default(),
             live: AtomicUsize::new(0),
+            changed: Notify::new(),
             connections: Registry::untyped(),
             sessions: Registry::new(),
             pending: PendingLimitLayer::new(PERMITS),
@@ -174,14 +222,22 @@ impl Side {
         soon(hears.recv()).await.unwrap()
     }
 
-    /// Waits until `count` is reached.
-    pub(crate) async fn until(&self, what: impl Fn(&Parts) -> bool) {
-        let reached = async {
-            while !what(self) {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+    /// Waits for a state of the side, however long it takes.
+    pub(crate) async fn reached(&self, is_reached: impl Fn(&Parts) -> bool) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // Registered before the check, so that no change is missed.
+            changed.as_mut().enable();
+            if is_reached(self) {
+                return;
             }
-        };
-        soon(reached).await;
+            changed.await;
+        }
+    }
+
+    /// Waits for a state of the side. It must be reached within a minute.
+    pub(crate) async fn until(&self, is_reached: impl Fn(&Parts) -> bool) {
+        soon(self.reached(is_reached)).await;
     }
 
     pub(crate) fn records(&self) -> Vec<Closed> {
@@ -247,18 +303,12 @@ impl Side {
 
     /// Waits until the side is settled.
     pub(crate) async fn settle(&self, what: &dyn fmt::Debug) {
-        let settled = async {
-            while self.records.lock().unwrap().len() < self.started.load(SeqCst)
-                || !self.connections.is_empty()
-                || self.live.load(SeqCst) > 0
-                || self.permits.available_permits() < PERMITS
-            {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        if timeout(Duration::from_secs(60), settled).await.is_err() {
-            self.assert_settled(what);
-        }
+        let settled = self.reached(|side| {
+            side.live.load(SeqCst) == 0
+                && side.records.lock().unwrap().len() >= side.started.load(SeqCst)
+        });
+        // A side that does not settle fails the assertion, which prints its state.
+        let _ = timeout(Duration::from_secs(60), settled).await;
         self.assert_settled(what);
     }
 
@@ -270,18 +320,23 @@ impl Side {
     where
         S: Pipeline<Io> + Clone,
     {
-        let (started, ended) = (self.clone(), self.clone());
+        let (started, ended, live) = (self.clone(), self.clone(), self.clone());
         ServiceBuilder::new()
+            .map_future(move |future| Counted {
+                future,
+                _guard: live.guard(),
+            })
             .layer(GlobalConcurrencyLimitLayer::with_semaphore(Arc::clone(
                 &self.permits,
             )))
             .map_request(move |connection: Connection<Io>| {
-                started.started.fetch_add(1, SeqCst);
+                started.count(&started.started);
                 connection.handle().insert(Attribute(started.guard()));
                 connection
             })
             .layer(CloseCallbackLayer::new("faults", "record", move |closed| {
                 ended.records.lock().unwrap().push(closed.clone());
+                ended.changed.notify_waiters();
             }))
             .layer(RegistryLayer::new(self.connections.clone()))
             .layer(self.pending.clone())
@@ -306,7 +361,7 @@ pub(crate) const DRAIN: Duration = Duration::from_secs(10);
 impl Side {
     async fn opened(&self, session: Session<String>) -> Result<(), BoxError> {
         let _guard = self.guard();
-        self.opening.fetch_add(1, SeqCst);
+        self.count(&self.opening);
         session.feed("!opened".to_owned()).await?;
         self.begin_send(&session);
         self.open.acquire().await?.forget();
@@ -326,7 +381,7 @@ async fn answer(
     };
     match request {
         "work" => {
-            side.working.fetch_add(1, SeqCst);
+            side.count(&side.working);
             side.work.acquire().await?.forget();
         }
         "push" => {
@@ -335,7 +390,7 @@ async fn answer(
         }
         "yield" => {
             for _ in 0..3 {
-                tokio::task::yield_now().await;
+                yield_now().await;
             }
         }
         _ => {}
@@ -371,6 +426,8 @@ impl Kind {
 /// A certificate for [`NAME`] and the client that trusts it.
 #[derive(Clone)]
 pub(crate) struct Tls {
+    /// Certificate and key as PEM.
+    pub(crate) pem: [String; 2],
     pub(crate) server: TlsConfig,
     pub(crate) client: Arc<ClientConfig>,
 }
@@ -379,11 +436,18 @@ impl Tls {
     pub(crate) fn new() -> Self {
         let CertifiedKey { cert, signing_key } =
             generate_simple_self_signed([NAME.to_owned()]).unwrap();
-        let chain = Pem::inline(cert.pem());
-        let key = Pem::inline(signing_key.serialize_pem());
+        Self::from_pem([cert.pem(), signing_key.serialize_pem()])
+    }
+
+    pub(crate) fn from_pem(pem: [String; 2]) -> Self {
+        let [chain, key] = pem.clone().map(Pem::inline);
         let client = ClientTls::new().with_roots(chain.clone()).load().unwrap();
         let server = ServerTls::new(chain, key).load().unwrap();
-        Self { server, client }
+        Self {
+            pem,
+            server,
+            client,
+        }
     }
 
     pub(crate) fn accept(&self) -> TlsLayer {

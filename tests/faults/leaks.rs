@@ -4,7 +4,7 @@
 //! Each test runs in a separate process, because the counts are the process's. The number of
 //! connections is 10,000, or `GETTY_LEAK_CONNECTIONS`.
 
-use std::{env, fs, future::Future, process::Command, time::Duration};
+use std::{env, fs, future::Future, time::Duration};
 
 use getty::{Layer, net::UdpListener, serve, ws::WsLayer};
 use stats_alloc::Stats;
@@ -17,7 +17,8 @@ use tokio::{
 
 use crate::{
     ALLOCATOR,
-    app::{KINDS, Server, Side, Tls, soon},
+    app::{KINDS, Server, Side, Tls, soon, until},
+    children::Process,
 };
 
 const CHILD: &str = "GETTY_TEST_LEAKS";
@@ -26,9 +27,9 @@ const CHILD: &str = "GETTY_TEST_LEAKS";
 const TABLES: usize = 64 * 1024;
 
 /// Connections at a time.
-const BATCH: usize = 50;
+const BATCH: u32 = 50;
 
-fn connections() -> usize {
+fn connections() -> u32 {
     let long = env::var("GETTY_LEAK_CONNECTIONS").ok();
     long.map_or(10_000, |number| number.parse().unwrap())
 }
@@ -36,11 +37,12 @@ fn connections() -> usize {
 /// Runs `test` in a separate process.
 fn alone<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F) {
     if env::var_os(CHILD).is_none() {
-        let status = Command::new(env::current_exe().unwrap())
-            .args(["--exact", name, "--nocapture"])
-            .env(CHILD, "1")
-            .status()
-            .unwrap();
+        let mut child = Process::start(name, |command| {
+            command.env(CHILD, "1");
+        });
+        let time = Duration::from_secs(60) + Duration::from_millis(30) * connections();
+        let status = child.ended(time);
+        println!("{}", child.printed());
         assert!(status.success(), "{status}");
         return;
     }
@@ -62,12 +64,7 @@ struct Usage {
 impl Usage {
     /// Returns the usage once no task remains but those of `tasks`.
     async fn now(tasks: usize) -> Self {
-        soon(async {
-            while Handle::current().metrics().num_alive_tasks() > tasks {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        })
-        .await;
+        until(|| Handle::current().metrics().num_alive_tasks() <= tasks).await;
         let Stats {
             allocations,
             deallocations,
@@ -89,10 +86,10 @@ impl Usage {
 async fn assert_no_leak<F: Future<Output = ()>>(
     what: &str,
     sides: [&Side; 2],
-    total: usize,
+    total: u32,
     visit: impl Fn() -> F,
 ) {
-    let run = async |count: usize| {
+    let run = async |count: u32| {
         for _ in 0..count / BATCH {
             futures_util::future::join_all((0..BATCH).map(|_| visit())).await;
         }

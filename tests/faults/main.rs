@@ -8,6 +8,7 @@
 
 mod app;
 mod boundaries;
+mod children;
 mod clock;
 mod crowd;
 mod hooks;

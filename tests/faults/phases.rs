@@ -11,8 +11,8 @@ use getty::{BoxError, CloseReason, Session, SessionTask};
 use tokio::{runtime::Handle, task::JoinHandle};
 
 use crate::{
-    app::{Address, Kind, Server, Side, Tls, soon},
-    relay::{Order, Relay, To, breathe, reset_at_once},
+    app::{Address, Kind, Server, Side, Tls, soon, until, woken_tasks},
+    relay::{Order, Relay, To, reset_at_once},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,9 +139,9 @@ impl Cell {
             relay,
             client,
         };
-        self.reach(&mut pair).await;
+        let session = self.reach(&mut pair).await;
         pair.relay.order(self.fault());
-        self.after(&pair).await;
+        self.after(&pair, session).await;
         // The kernel may keep a connection until after the fault.
         let server_side = match self.role {
             Role::Server => &pair.subject,
@@ -155,8 +155,8 @@ impl Cell {
         server.stop().await;
     }
 
-    /// Brings the subject into its phase.
-    async fn reach(self, pair: &mut Pair) {
+    /// Brings the subject into its phase. Returns its session if both ends are open.
+    async fn reach(self, pair: &mut Pair) -> Option<Session<String>> {
         let Pair {
             subject,
             other,
@@ -164,16 +164,16 @@ impl Cell {
             ..
         } = pair;
         match self.phase {
-            Phase::Accept => return,
+            Phase::Accept => return None,
             Phase::Handshake => {
                 if self.kind.is_tls() || self.kind.is_ws() {
                     relay.held(self.to_subject()).await;
                 }
-                return;
+                return None;
             }
             Phase::Opening => {
                 subject.until(|side| side.opening.load(SeqCst) == 1).await;
-                return;
+                return None;
             }
             _ => {}
         }
@@ -195,7 +195,7 @@ impl Cell {
                 if !self.kind.is_tls() {
                     // Of a TLS record no byte is seen before its end.
                     let arrived = || ours.stats().bytes_in > received || self.kind.is_ws();
-                    subject.until(|_| arrived()).await;
+                    until(arrived).await;
                 }
             }
             Phase::InFlight | Phase::Draining => {
@@ -203,7 +203,7 @@ impl Cell {
                 subject.until(|side| side.working.load(SeqCst) == 1).await;
                 if self.phase == Phase::Draining {
                     ours.close();
-                    breathe().await;
+                    woken_tasks().await;
                     assert!(!ours.is_closed(), "{self:?}");
                 }
             }
@@ -211,16 +211,23 @@ impl Cell {
                 relay.order(Order::Limit(self.to_subject(), 0));
                 relay.held(self.to_subject()).await;
                 ours.close();
-                breathe().await;
+                woken_tasks().await;
                 assert!(!ours.is_closed(), "{self:?}");
             }
             _ => {}
         }
+        Some(ours)
     }
 
     /// Lets open hooks and handlers continue, and checks what still reaches the peer.
-    async fn after(self, pair: &Pair) {
-        breathe().await;
+    async fn after(self, pair: &Pair, session: Option<Session<String>>) {
+        pair.relay.carried_out().await;
+        if self.phase == Phase::InFlight
+            && let Some(session) = session
+        {
+            // The subject notices the fault while its handler waits.
+            soon(session.peer_finished()).await;
+        }
         let is_open = pair.subject.records().is_empty();
         pair.subject.open_gates();
         // A half-close is not a failure: the peer still receives its reply.
@@ -321,12 +328,7 @@ async fn run(kind: Kind, fault: Fault) {
         }
     });
     join_all(cells).await;
-    soon(async {
-        while Handle::current().metrics().num_alive_tasks() > tasks {
-            breathe().await;
-        }
-    })
-    .await;
+    until(|| Handle::current().metrics().num_alive_tasks() <= tasks).await;
 }
 
 fn on_a_thread<F: Future>(future: F) -> F::Output {

@@ -6,86 +6,56 @@ use std::{
     fs::OpenOptions,
     io::{BufRead, BufReader, Write},
     net::SocketAddr,
-    os::unix::process::ExitStatusExt,
     path::PathBuf,
-    process::{Child, ChildStdout, Command, Stdio},
+    process::Command,
     sync::{Arc, atomic::Ordering::SeqCst},
     time::Duration,
 };
 
 use getty::{
-    BoxError, Client, CloseReason, CodecLayer, Layer, MemoryBudget, Request, ServiceBuilder,
-    SessionLayer,
-    client::Backoff,
+    BoxError, BoxPipeline, Client, CloseReason, Closed, CodecLayer, Layer, MemoryBudget, Request,
+    ServiceBuilder, SessionLayer,
+    client::{Backoff, ClientState},
     codec::Lines,
     layers::{IdleTimeoutLayer, TraceLayer},
-    net::{TcpConnector, TcpListener, UdpConnector, UdpListener, UnixConnector, UnixListener},
+    net::{
+        Listener, TcpConnector, TcpListener, UdpConnector, UdpListener, UnixConnector, UnixListener,
+    },
     serve,
     ws::{WsConnectLayer, WsLayer},
 };
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     runtime::Builder,
+    task::JoinHandle,
 };
 
-use crate::app::{Side, Tls, soon};
+use crate::{
+    app::{Side, Tls, soon},
+    children::Process,
+};
+
+/// Idle timeout of sessions whose end a test waits for.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// Names the job of a child and its arguments.
 const JOB: &str = "GETTY_TEST_FAULTS_JOB";
+/// The certificate and the key of a child, as PEM.
+const PEM: [&str; 2] = ["GETTY_TEST_FAULTS_CERT", "GETTY_TEST_FAULTS_KEY"];
 
-/// A child process that is killed at the end.
-struct Process {
-    child: Child,
-    output: std::io::Lines<BufReader<ChildStdout>>,
+/// Starts a child that does `job`.
+fn start(job: &str) -> Process {
+    start_with(job, &Tls::new(), |_| {})
 }
 
-impl Process {
-    fn start(job: &str) -> Self {
-        Self::with(job, |_| {})
-    }
-
-    fn with(job: &str, change: impl FnOnce(&mut Command)) -> Self {
-        let mut command = Command::new(env::current_exe().unwrap());
-        command
-            .args([
-                "--exact",
-                "processes::child",
-                "--nocapture",
-                "--include-ignored",
-            ])
-            .env(JOB, job)
-            .stdout(Stdio::piped());
-        change(&mut command);
-        let mut child = command.spawn().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, output }
-    }
-
-    /// Returns the rest of the next line that begins with `what`.
-    fn line(&mut self, what: &str) -> String {
-        self.output
-            .find_map(|line| Some(line.unwrap().split_once(what)?.1.to_owned()))
-            .unwrap_or_else(|| panic!("the child never printed `{what}`"))
-    }
-
-    fn signal(&self, signal: Signal) {
-        let id = i32::try_from(self.child.id()).unwrap();
-        kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        assert_eq!(self.child.wait().unwrap().signal(), Some(9));
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Starts a child that does `job` and has this certificate.
+fn start_with(job: &str, tls: &Tls, change: impl FnOnce(&mut Command)) -> Process {
+    Process::start("processes::child", |command| {
+        command.env(JOB, job).envs(PEM.into_iter().zip(&tls.pem));
+        change(command);
+    })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,11 +63,12 @@ enum Net {
     Tcp,
     Tls,
     Ws,
+    Wss,
     Unix,
     Udp,
 }
 
-const NETS: [Net; 5] = [Net::Tcp, Net::Tls, Net::Ws, Net::Unix, Net::Udp];
+const NETS: [Net; 6] = [Net::Tcp, Net::Tls, Net::Ws, Net::Wss, Net::Unix, Net::Udp];
 
 impl Net {
     fn parse(name: &str) -> Self {
@@ -106,40 +77,60 @@ impl Net {
     }
 }
 
-/// Serves `side` until the process ends. Prints where it listens.
-async fn serve_at(net: Net, at: &str, side: &Side, tls: &Tls) {
-    let inner = side.server();
-    let tcp = async || TcpListener::bind(at).await.unwrap();
-    let listening = |address: SocketAddr| println!("listening {address}");
-    match net {
-        Net::Unix => {
-            let listener = UnixListener::bind(at).unwrap();
-            println!("listening {at}");
-            serve(listener, side.outside(inner)).await.unwrap();
-        }
-        Net::Udp => {
-            let listener = UdpListener::bind(at).await.unwrap();
-            listening(listener.local_addr().unwrap());
-            serve(listener, side.outside(inner)).await.unwrap();
-        }
-        Net::Tls => {
-            let listener = tcp().await;
-            listening(listener.local_addr().unwrap());
-            let stack = side.outside(tls.accept().layer(inner));
+/// Returns the session stack of `side`, with an idle timeout.
+fn session(side: &Side, idle: Option<Duration>) -> BoxPipeline {
+    let Some(idle) = idle else {
+        return side.server();
+    };
+    let layer = IdleTimeoutLayer::any_traffic(idle);
+    BoxPipeline::new(ServiceBuilder::new().layer(layer).service(side.server()))
+}
+
+/// Serves `session` until the task is aborted. Returns the address and the task.
+async fn listen(
+    net: Net,
+    at: &str,
+    side: &Side,
+    session: BoxPipeline,
+    tls: &Tls,
+) -> (String, JoinHandle<()>) {
+    fn spawn<L: Listener>(
+        listener: L,
+        side: &Side,
+        stack: impl getty::Pipeline<L::Io> + Clone,
+    ) -> JoinHandle<()> {
+        let stack = side.outside(stack);
+        tokio::spawn(async move {
             serve(listener, stack).await.unwrap();
-        }
-        Net::Ws => {
-            let listener = tcp().await;
-            listening(listener.local_addr().unwrap());
-            let stack = side.outside(WsLayer::new().layer(inner));
-            serve(listener, stack).await.unwrap();
-        }
-        Net::Tcp => {
-            let listener = tcp().await;
-            listening(listener.local_addr().unwrap());
-            serve(listener, side.outside(inner)).await.unwrap();
-        }
+        })
     }
+    if net == Net::Unix {
+        let listener = UnixListener::bind(at).unwrap();
+        return (at.to_owned(), spawn(listener, side, session));
+    }
+    if net == Net::Udp {
+        let listener = UdpListener::bind(at).await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        return (address, spawn(listener, side, session));
+    }
+    let listener = TcpListener::bind(at).await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (tls, ws) = (tls.accept(), WsLayer::new());
+    let task = match net {
+        Net::Tls => spawn(listener, side, tls.layer(session)),
+        Net::Ws => spawn(listener, side, ws.layer(session)),
+        Net::Wss => spawn(listener, side, tls.layer(ws.layer(session))),
+        _ => spawn(listener, side, session),
+    };
+    (address, task)
+}
+
+/// Serves until the process ends. Prints where it listens.
+async fn serve_at(net: Net, at: &str, idle: Option<Duration>, tls: &Tls) {
+    let side = Side::new();
+    let (address, served) = listen(net, at, &side, session(&side, idle), tls).await;
+    println!("listening {address}");
+    served.await.unwrap();
 }
 
 /// Connects a client that reconnects.
@@ -164,6 +155,11 @@ fn client_of(net: Net, at: &str, side: &Side, tls: &Tls) -> Client<String> {
             let connector = WsConnectLayer::new().layer(TcpConnector::new());
             client.connect(connector, format!("ws://{at}/"), build!())
         }
+        Net::Wss => {
+            let connector = tls.connect().layer(TcpConnector::new());
+            let connector = WsConnectLayer::new().layer(connector);
+            client.connect(connector, format!("wss://{at}/"), build!())
+        }
         Net::Tcp => client.connect(TcpConnector::new(), address(), build!()),
     }
 }
@@ -180,22 +176,22 @@ fn child() {
     let Ok(job) = env::var(JOB) else {
         return;
     };
+    let tls = Tls::from_pem(PEM.map(|name| env::var(name).unwrap()));
     let words: Vec<&str> = job.split(' ').collect();
     run(async {
         match words[..] {
-            ["serve", net, at] => {
-                // A certificate that the parent made would have to be passed on. TLS clients of
-                // children are tested by the child's own client.
-                serve_at(Net::parse(net), at, &Side::new(), &Tls::new()).await;
-            }
+            ["serve", net, at] => serve_at(Net::parse(net), at, None, &tls).await,
+            ["serve-busy-peers", net, at] => serve_at(Net::parse(net), at, Some(IDLE), &tls).await,
             ["call", net, at] => {
                 let side = Side::new();
-                let client = client_of(Net::parse(net), at, &side, &Tls::new());
+                let client = client_of(Net::parse(net), at, &side, &tls);
                 client.send("?work".to_owned()).await.unwrap();
-                println!("called");
                 std::future::pending::<()>().await;
             }
-            ["few-descriptors", net, at] => few_descriptors(Net::parse(net), at).await,
+            ["few-descriptors", net, at] => {
+                limit_descriptors(64);
+                serve_at(Net::parse(net), at, None, &tls).await;
+            }
             ["few-descriptors-client", at] => few_descriptors_client(at).await,
             ["little-memory"] => little_memory().await,
             ["full-disk"] => full_disk().await,
@@ -214,72 +210,57 @@ fn address_for(net: Net) -> (String, Option<tempfile::TempDir>) {
     ("127.0.0.1:0".to_owned(), None)
 }
 
-/// The reasons that the contract gives to the end of a killed peer.
-fn assert_killed(net: Net, reason: &CloseReason) {
+/// Asserts that a session ended as the contract promises for a killed peer. The kernel ends the
+/// connection, and the protocol does not.
+#[track_caller]
+fn assert_killed(net: Net, closed: &Closed) {
+    let reason = &closed.reason;
     let is_right = match net {
+        // On a plain stream an end is an end. The kernel resets it if input was unread.
         Net::Tcp | Net::Unix => matches!(reason, CloseReason::Io | CloseReason::PeerClosed),
-        // The kernel ends the connection, and the protocol does not.
-        Net::Tls => *reason == CloseReason::Io,
-        Net::Ws => matches!(
-            reason,
-            CloseReason::Io | CloseReason::Protocol { code: 1006, .. }
-        ),
+        // No `close_notify`, or a reset.
+        Net::Tls => *reason == CloseReason::Io && closed.source.is_some(),
+        // No close frame, or an error of the stream below.
+        Net::Ws | Net::Wss => match reason {
+            CloseReason::Protocol { code: 1006, .. } => true,
+            CloseReason::Io => closed.source.is_some(),
+            _ => false,
+        },
         Net::Udp => matches!(reason, CloseReason::Io | CloseReason::IdleTimeout),
     };
-    assert!(is_right, "{net:?}: {reason:?}");
+    assert!(is_right, "{net:?}: {closed:?}");
+    assert!(!closed.orderly, "{net:?}: {closed:?}");
 }
 
 #[test]
 fn server_outlives_clients_that_are_killed_in_mid_session() {
+    let tls = Tls::new();
     for net in NETS {
         run(async {
-            if net == Net::Tls {
-                return; // the kernel resets it as it resets TCP; rows 1 and 2 of docs/faults.md
-            }
             let side = Side::new();
             side.close_gates(false, true);
             let (at, _directory) = address_for(net);
-            let inner = ServiceBuilder::new()
-                .layer(IdleTimeoutLayer::any_traffic(Duration::from_millis(500)))
-                .service(side.server());
-            let (address, served) = match net {
-                Net::Unix => {
-                    let listener = UnixListener::bind(&at).unwrap();
-                    let stack = side.outside(inner);
-                    (
-                        at,
-                        tokio::spawn(async move { serve(listener, stack).await }),
-                    )
-                }
-                Net::Udp => {
-                    let listener = UdpListener::bind(&at).await.unwrap();
-                    let address = listener.local_addr().unwrap().to_string();
-                    let stack = side.outside(inner);
-                    (
-                        address,
-                        tokio::spawn(async move { serve(listener, stack).await }),
-                    )
-                }
-                _ => {
-                    let listener = TcpListener::bind(&at).await.unwrap();
-                    let address = listener.local_addr().unwrap().to_string();
-                    let served = if net == Net::Ws {
-                        let stack = side.outside(WsLayer::new().layer(inner));
-                        tokio::spawn(async move { serve(listener, stack).await })
-                    } else {
-                        let stack = side.outside(inner);
-                        tokio::spawn(async move { serve(listener, stack).await })
-                    };
-                    (address, served)
-                }
-            };
-            let mut peer = Process::start(&format!("call {net:?} {address}"));
+            // No datagram shows that a peer is gone, so that its session ends after this time.
+            let idle = (net == Net::Udp).then_some(IDLE);
+            let stack = session(&side, idle);
+            let (address, served) = listen(net, &at, &side, stack, &tls).await;
+            let mut killed = start_with(&format!("call {net:?} {address}"), &tls, |_| {});
             side.until(|side| side.working.load(SeqCst) == 1).await;
-            peer.kill();
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            let session = side.sessions.all().pop().unwrap();
+            killed.kill();
+            if net != Net::Udp {
+                // The session notices it while its handler waits.
+                soon(session.peer_finished()).await;
+            }
             side.open_gates();
             side.settle(&net).await;
-            assert_killed(net, &side.reasons()[0]);
+            assert_killed(net, &side.records()[0]);
+            // The next peer is served.
+            let mut next = start_with(&format!("call {net:?} {address}"), &tls, |_| {});
+            side.until(|side| side.working.load(SeqCst) == 2).await;
+            next.kill();
+            side.settle(&net).await;
+            assert_killed(net, &side.records()[1]);
             served.abort();
         });
     }
@@ -287,40 +268,33 @@ fn server_outlives_clients_that_are_killed_in_mid_session() {
 
 #[test]
 fn client_reconnects_after_its_server_is_killed_in_mid_session() {
+    let tls = Tls::new();
     for net in NETS {
         run(async {
-            if net == Net::Tls {
-                return; // the kernel resets it as it resets TCP; rows 1 and 2 of docs/faults.md
-            }
             let side = Side::new();
             let (at, _directory) = address_for(net);
-            let mut server = Process::start(&format!("serve {net:?} {at}"));
+            let mut server = start_with(&format!("serve {net:?} {at}"), &tls, |_| {});
             let address = server.line("listening ");
-            let client = client_of(net, &address, &side, &Tls::new());
+            let client = client_of(net, &address, &side, &tls);
             client.send("?one".to_owned()).await.unwrap();
             while side.hear().await != "!one" {}
             let session = client.session().await.unwrap();
             server.kill();
             if net == Net::Udp {
-                // The next datagram is refused.
-                while !session.is_closed() {
-                    let _ = session.try_send("?anyone".to_owned());
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
+                // The kernel refuses it, which the session notices.
+                let _ = session.try_send("?anyone".to_owned());
             }
-            let closed = soon(session.closed()).await;
-            assert_killed(net, &closed.reason);
-            let mut second = Process::start(&format!("serve {net:?} {address}"));
+            assert_killed(net, &soon(session.closed()).await);
+            let mut second = start_with(&format!("serve {net:?} {address}"), &tls, |_| {});
             second.line("listening ");
             soon(async {
                 loop {
-                    let _ = client.send("?two".to_owned()).await;
-                    let heard = async { while side.hear().await != "!two" {} };
-                    if tokio::time::timeout(Duration::from_secs(1), heard)
-                        .await
-                        .is_ok()
-                    {
-                        return;
+                    let session = client.session().await.unwrap();
+                    let _ = session.try_send("?two".to_owned());
+                    tokio::select! {
+                        () = async { while side.hear().await != "!two" {} } => return,
+                        // Over UDP a session opens while nothing listens, and is refused later.
+                        _ = session.closed() => {}
                     }
                 }
             })
@@ -330,12 +304,6 @@ fn client_reconnects_after_its_server_is_killed_in_mid_session() {
             side.settle(&net).await;
         });
     }
-}
-
-/// Serves with a limit of descriptors. Accepting pauses and continues, for every listener.
-async fn few_descriptors(net: Net, at: &str) {
-    limit_descriptors(64);
-    serve_at(net, at, &Side::new(), &Tls::new()).await;
 }
 
 fn limit_descriptors(number: u64) {
@@ -351,12 +319,14 @@ fn unix_listener_accepts_again_after_the_descriptors_were_used_up() {
     use std::os::unix::net::UnixStream;
 
     let (at, _directory) = address_for(Net::Unix);
-    let mut server = Process::start(&format!("few-descriptors Unix {at}"));
+    let mut server = start(&format!("few-descriptors Unix {at}"));
     server.line("listening ");
     let mut peers: Vec<_> = (0..100)
         .map(|_| UnixStream::connect(&at).unwrap())
         .collect();
     for peer in &mut peers {
+        peer.set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
         peer.write_all(b"?hello\n").unwrap();
     }
     // Those that were accepted are answered. Each that ends makes room for another.
@@ -377,12 +347,11 @@ async fn few_descriptors_client(at: &str) {
     }
     let client = client_of(Net::Tcp, at, &side, &Tls::new());
     let mut states = client.watch();
-    for _ in 0..3 {
-        let waits = |state: &getty::client::ClientState| {
-            matches!(state, getty::client::ClientState::Waiting(_))
-        };
-        soon(states.wait_for(waits)).await;
-        tokio::time::sleep(Duration::from_millis(30)).await;
+    // The client waits after each attempt that has failed.
+    let mut failed = 0;
+    while failed < 3 {
+        let state = soon(states.changed()).await.unwrap();
+        failed += u32::from(matches!(state, ClientState::Waiting(_)));
     }
     assert!(side.records().is_empty());
     drop(files);
@@ -396,11 +365,12 @@ async fn few_descriptors_client(at: &str) {
 
 #[test]
 fn client_connects_once_descriptors_are_free_again() {
-    let mut server = Process::start("serve Tcp 127.0.0.1:0");
+    let mut server = start("serve Tcp 127.0.0.1:0");
     let address = server.line("listening ");
-    let mut client = Process::start(&format!("few-descriptors-client {address}"));
+    let mut client = start(&format!("few-descriptors-client {address}"));
     client.line("connected");
-    assert!(client.child.wait().unwrap().success());
+    let status = client.ended(Duration::from_secs(60));
+    assert!(status.success(), "{status}\n{}", client.printed());
 }
 
 /// Peers that request large replies and read none of them.
@@ -443,7 +413,7 @@ async fn little_memory() {
 #[cfg(target_os = "linux")]
 #[test]
 fn server_with_little_memory_outlives_peers_that_read_nothing() {
-    let mut server = Process::start("little-memory");
+    let mut server = start("little-memory");
     let address = server.line("listening ");
     run(async {
         let mut greedy = Vec::new();
@@ -468,7 +438,7 @@ fn server_with_little_memory_outlives_peers_that_read_nothing() {
         let mut replies = vec![0; 64 * (REPLY + 1)];
         soon(first.read_exact(&mut replies)).await.unwrap();
     });
-    assert!(server.child.try_wait().unwrap().is_none(), "it still runs");
+    server.assert_running();
 }
 
 /// Serves with logs to a disk that is full. The address leaves through a pipe.
@@ -495,12 +465,12 @@ async fn full_disk() {
             },
         );
     let other = Side::new();
-    let stack = other.outside(getty::BoxPipeline::new(stack));
+    let stack = other.outside(BoxPipeline::new(stack));
     let printed = other.clone();
     tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            println!("ended {}", printed.records().len());
+        for ended in 1.. {
+            printed.reached(|_| printed.records().len() >= ended).await;
+            println!("ended {ended}");
         }
     });
     serve(listener, side.outside(traced))
@@ -514,7 +484,7 @@ async fn full_disk() {
 #[test]
 fn server_outlives_logs_on_a_full_disk() {
     for errors_too in [false, true] {
-        let mut server = Process::with("full-disk", |command| {
+        let mut server = start_with("full-disk", &Tls::new(), |command| {
             if errors_too {
                 let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
                 command.stderr(full);
@@ -537,40 +507,55 @@ fn server_outlives_logs_on_a_full_disk() {
                 assert!(errors_too || answered.is_ok_and(|length| length > 0));
             }
         });
-        let ended = std::iter::repeat_with(|| server.line("ended ")).take(2000);
-        assert!(
-            ended.into_iter().any(|count| count == "3"),
-            "a callback is missing"
-        );
-        assert!(server.child.try_wait().unwrap().is_none(), "it still runs");
+        // The callback of each connection has run.
+        while server.line("ended ") != "3" {}
+        server.assert_running();
     }
 }
 
-/// A process that was stopped for longer than all its timeouts serves on: what its peers have
-/// sent meanwhile is read before anything is late.
-#[test]
-fn server_that_was_stopped_for_a_while_serves_on() {
-    let mut server = Process::start("serve Tcp 127.0.0.1:0");
-    let address = server.line("listening ");
-    run(async {
-        let mut peer = TcpStream::connect(&address).await.unwrap();
-        for _ in 0..2 {
-            server.signal(Signal::STOP);
-            peer.write_all(b"?hello\n").await.unwrap();
-            // Dials wait in the kernel's queue.
-            let mut other = TcpStream::connect(&address).await.unwrap();
-            other.write_all(b"?hello\n").await.unwrap();
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            server.signal(Signal::CONT);
-            for peer in [&mut peer, &mut other] {
-                let mut heard = Vec::new();
-                while !heard.ends_with(b"!hello\n") {
-                    let mut buffer = [0; 100];
-                    let length = soon(peer.read(&mut buffer)).await.unwrap();
-                    assert!(length > 0);
-                    heard.extend_from_slice(&buffer[..length]);
-                }
-            }
+/// Reads until `line` arrives or the stream ends. Returns everything that was read.
+async fn hear(peer: &mut TcpStream, line: &str) -> String {
+    let mut heard = String::new();
+    let mut buffer = [0; 100];
+    while !heard.ends_with(line) {
+        let length = soon(peer.read(&mut buffer)).await.unwrap();
+        if length == 0 {
+            break;
         }
+        heard += str::from_utf8(&buffer[..length]).unwrap();
+    }
+    heard
+}
+
+/// A process is stopped for longer than the idle timeout of its sessions. Input that arrives
+/// meanwhile is read before a session counts as idle, and dials are accepted.
+///
+/// A session of another process has the same timeout. Its end shows that the time has passed.
+#[test]
+fn server_that_was_stopped_for_longer_than_its_idle_timeout_reads_what_has_arrived_first() {
+    let mut server = start("serve-busy-peers Tcp 127.0.0.1:0");
+    let address = server.line("listening ");
+    let mut other = start("serve-busy-peers Tcp 127.0.0.1:0");
+    let clock = other.line("listening ");
+    run(async {
+        let dial = async |address: &str| {
+            let mut peer = TcpStream::connect(address).await.unwrap();
+            assert_eq!(hear(&mut peer, "!kept\n").await, "!opened\n!kept\n");
+            peer
+        };
+        // No message has arrived, so that no session is spared because of one.
+        let mut busy = dial(&address).await;
+        let mut silent = dial(&address).await;
+        server.stop();
+        busy.write_all(b"?still there\n").await.unwrap();
+        let mut new = TcpStream::connect(&address).await.unwrap();
+        new.write_all(b"?new\n").await.unwrap();
+        assert_eq!(hear(&mut dial(&clock).await, "\n").await, "");
+        server.go_on();
+        assert_eq!(hear(&mut busy, "!still there\n").await, "!still there\n");
+        assert_eq!(hear(&mut new, "!new\n").await, "!opened\n!kept\n!new\n");
+        // The timeout has passed here too: it ends the session without input.
+        assert_eq!(hear(&mut silent, "\n").await, "");
     });
+    server.assert_running();
 }

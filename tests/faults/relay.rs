@@ -1,6 +1,6 @@
 //! A relay between a client and a server that cuts, holds and resets connections on order.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{cell::Cell, io, net::SocketAddr, sync::Arc};
 
 use tokio::net::{UnixListener, UnixStream};
 use tokio::{
@@ -31,19 +31,28 @@ pub(crate) enum Order {
     Finish(To),
 }
 
+#[derive(Default)]
+struct State {
+    /// Directions that are held.
+    held: [bool; 2],
+    /// Number of orders that were carried out.
+    done: usize,
+}
+
 /// A relay for one connection.
 pub(crate) struct Relay {
     pub(crate) address: Address,
     orders: mpsc::UnboundedSender<Order>,
-    /// Directions that are held.
-    held: watch::Receiver<[bool; 2]>,
+    /// Number of orders that were given.
+    given: Cell<usize>,
+    state: watch::Receiver<State>,
     pub(crate) task: JoinHandle<()>,
 }
 
 impl Relay {
     pub(crate) async fn new(server: &Address) -> Self {
         let (orders, received) = mpsc::unbounded_channel();
-        let (hold, held) = watch::channel([false; 2]);
+        let (states, state) = watch::channel(State::default());
         let server = server.clone();
         let (address, task) = match &server {
             Address::Ip(_) => {
@@ -56,7 +65,7 @@ impl Relay {
                         unreachable!()
                     };
                     let server = TcpStream::connect(server).await.unwrap();
-                    relay([client, server], received, hold, reset_tcp).await;
+                    relay([client, server], received, states, reset_tcp).await;
                 });
                 (address, task)
             }
@@ -67,7 +76,7 @@ impl Relay {
                 let task = tokio::spawn(async move {
                     let (client, _) = listener.accept().await.unwrap();
                     let server = UnixStream::connect(path).await.unwrap();
-                    relay([client, server], received, hold, |_| {}).await;
+                    relay([client, server], received, states, |_| {}).await;
                 });
                 (Address::Path(own), task)
             }
@@ -75,19 +84,29 @@ impl Relay {
         Self {
             address,
             orders,
-            held,
+            given: Cell::new(0),
+            state,
             task,
         }
     }
 
     pub(crate) fn order(&self, order: Order) {
+        self.given.update(|given| given + 1);
         // The relay has ended if both ends have.
         let _ = self.orders.send(order);
     }
 
+    /// Waits until all orders are carried out or the relay has ended. Both ends are on this
+    /// machine, so that a reset or an end has then arrived.
+    pub(crate) async fn carried_out(&self) {
+        let given = self.given.get();
+        let mut state = self.state.clone();
+        let _ = soon(state.wait_for(|state| state.done >= given)).await;
+    }
+
     /// Waits until the limit of a direction is reached.
     pub(crate) async fn held(&mut self, to: To) {
-        let held = self.held.wait_for(|held| held[to as usize]);
+        let held = self.state.wait_for(|state| state.held[to as usize]);
         soon(held).await.unwrap();
     }
 }
@@ -107,7 +126,7 @@ pub(crate) async fn reset_at_once(address: SocketAddr) -> io::Result<()> {
 async fn relay<T: AsyncRead + AsyncWrite + Unpin>(
     [mut client, mut server]: [T; 2],
     mut orders: mpsc::UnboundedReceiver<Order>,
-    hold: watch::Sender<[bool; 2]>,
+    states: watch::Sender<State>,
     reset: fn(&T),
 ) {
     let mut left = [usize::MAX; 2];
@@ -120,23 +139,28 @@ async fn relay<T: AsyncRead + AsyncWrite + Unpin>(
         let rooms = [0, 1].map(|to| if cut[to] { 4096 } else { left[to].min(4096) });
         tokio::select! {
             biased;
-            order = orders.recv() => match order {
-                Some(Order::Limit(to, bytes)) => {
-                    left[to as usize] = bytes;
-                    hold.send_modify(|held| held[to as usize] = bytes == 0);
+            order = orders.recv() => {
+                match order {
+                    Some(Order::Limit(to, bytes)) => left[to as usize] = bytes,
+                    Some(Order::Reset) => {
+                        reset(&client);
+                        reset(&server);
+                        // Dropped before `states`, whose end shows that the order is carried out.
+                        drop((client, server));
+                        return;
+                    }
+                    Some(Order::Finish(to)) => {
+                        cut[to as usize] = true;
+                        let peer = if to == To::Server { &mut server } else { &mut client };
+                        let _ = peer.shutdown().await;
+                    }
+                    None => return,
                 }
-                Some(Order::Reset) => {
-                    reset(&client);
-                    reset(&server);
-                    return;
-                }
-                Some(Order::Finish(to)) => {
-                    cut[to as usize] = true;
-                    let peer = if to == To::Server { &mut server } else { &mut client };
-                    let _ = peer.shutdown().await;
-                }
-                None => return,
-            },
+                states.send_modify(|state| {
+                    state.done += 1;
+                    state.held = left.map(|left| left == 0);
+                });
+            }
             read = client.read(&mut to_server[..rooms[0]]), if !ended[0] && rooms[0] > 0 => {
                 forward(read, To::Server, &mut server, to_server, &mut left, &mut ended, cut).await;
             }
@@ -145,7 +169,7 @@ async fn relay<T: AsyncRead + AsyncWrite + Unpin>(
             }
         }
         let held = left.map(|left| left == 0);
-        hold.send_if_modified(|old| std::mem::replace(old, held) != held);
+        states.send_if_modified(|state| std::mem::replace(&mut state.held, held) != held);
         if ended == [true; 2] {
             return;
         }
@@ -175,9 +199,4 @@ async fn forward<T: AsyncWrite + Unpin>(
             ended[to] = true;
         }
     }
-}
-
-/// Lets everything run that can run, with sockets.
-pub(crate) async fn breathe() {
-    tokio::time::sleep(Duration::from_millis(20)).await;
 }

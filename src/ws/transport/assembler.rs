@@ -507,6 +507,16 @@ fn grow(partial: &mut BytesMut, part: usize) {
 }
 
 #[cfg(test)]
+impl ControlPayload {
+    pub(super) const fn empty() -> Self {
+        Self {
+            bytes: [0; MAX_CONTROL],
+            length: 0,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

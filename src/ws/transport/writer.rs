@@ -344,3 +344,64 @@ impl FrameWriter {
         mask
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    /// A connection that takes nothing.
+    struct Full;
+
+    impl AsyncWrite for Full {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    fn is_taken(writer: &mut FrameWriter, length: usize) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        let message = vec![0; length];
+        writer
+            .poll_send(&mut Full, &mut cx, &[IoSlice::new(&message)], &mut None)
+            .map(Result::unwrap)
+            .is_ready()
+    }
+
+    /// Returns a writer that holds this number of bytes.
+    fn holding(bytes: usize) -> FrameWriter {
+        let mut writer = FrameWriter::new(Role::Server, Messages::Binary);
+        assert!(is_taken(&mut writer, bytes - 4));
+        assert_eq!(writer.frames.len(), bytes);
+        writer
+    }
+
+    #[test]
+    fn messages_are_taken_below_the_high_watermark() {
+        assert!(is_taken(&mut holding(HIGH_WATERMARK - 1), 1));
+        assert!(!is_taken(&mut holding(HIGH_WATERMARK), 1));
+    }
+
+    #[test]
+    fn pong_is_deferred_at_the_high_watermark() {
+        for (bytes, is_deferred) in [(HIGH_WATERMARK - 1, false), (HIGH_WATERMARK, true)] {
+            let mut writer = holding(bytes);
+            writer.pong(ControlPayload::empty());
+            assert_eq!(writer.deferred_pong.is_some(), is_deferred, "{bytes}");
+            assert_eq!(writer.frames.len() > bytes, !is_deferred, "{bytes}");
+        }
+    }
+}

@@ -128,7 +128,7 @@ async fn hanging_handler_does_not_prevent_the_close_frame() {
 
 #[tokio::test(start_paused = true)]
 async fn message_that_is_not_utf8_is_not_sent_as_text_and_closes_with_1011() {
-    let (mut peer, handle) = raw_text_server().await;
+    let (mut peer, handle) = raw_text_server(64 * 1024).await;
     peer.send(FIN | TEXT, b"said first").await;
     assert_eq!(
         peer.frame().await.unwrap(),
@@ -144,8 +144,8 @@ async fn message_that_is_not_utf8_is_not_sent_as_text_and_closes_with_1011() {
     assert!(source.contains("not UTF-8"), "{source}");
 }
 
-/// Serves an echo that sends any bytes as text.
-async fn raw_text_server() -> (Peer, getty::ConnectionHandle) {
+/// Serves an echo that sends any bytes as text, over a pipe of this size.
+async fn raw_text_server(pipe: usize) -> (Peer, getty::ConnectionHandle) {
     let (opening, mut opened) = mpsc::unbounded_channel();
     let stack = ServiceBuilder::new()
         .map_request(move |connection: Connection<DuplexStream>| {
@@ -158,12 +158,29 @@ async fn raw_text_server() -> (Peer, getty::ConnectionHandle) {
         .service_fn(|request: Request<bytes::Bytes>| async move {
             Ok::<_, BoxError>(request.into_message())
         });
-    let (listener, connector) = memory(64 * 1024);
+    let (listener, connector) = memory(pipe);
     Server::serve(listener, stack);
     let io = connector.connect().await.unwrap().into_parts().0;
     let mut peer = Peer { io };
     peer.ask(&request("/", "")).await;
     (peer, soon(opened.recv()).await.unwrap())
+}
+
+/// More than a poll reads is in flight when the close begins.
+#[tokio::test(start_paused = true)]
+async fn close_reads_all_that_was_in_flight_without_a_pause() {
+    let (mut peer, handle) = raw_text_server(8 << 20).await;
+    soon(handle.opened()).await;
+    let start = Instant::now();
+    handle.close();
+    // The pipe has room for it, so that all of it is there before the session is polled.
+    let message = frame(FIN | TEXT, &[b'x'; 16 << 10]);
+    peer.write(&message.repeat(256)).await;
+    peer.write(&close_frame(1000, "")).await;
+    assert_eq!(peer.closes().await, 1000);
+    peer.ends().await;
+    assert_eq!(soon(handle.closed()).await.reason, CloseReason::Local);
+    assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
