@@ -219,13 +219,13 @@ use crate::client::Client;
 pub const DEFAULT_IN_FLIGHT: usize = 256;
 
 /// Client for protocols whose responses carry the id of their request; see the [module](self).
-pub type MultiplexClient<In, Out = In, S = Session<Out>> = RequestClient<Multiplexed, In, Out, S>;
+pub type MultiplexClient<In, Out = In, S = Session<Out>> = RequestClient<ById, In, Out, S>;
 
 /// Client for protocols whose responses come in the order of the requests; see the
 /// [module](self).
-pub type PipelineClient<In, Out = In, S = Session<Out>> = RequestClient<Pipelined, In, Out, S>;
+pub type PipelineClient<In, Out = In, S = Session<Out>> = RequestClient<InOrder, In, Out, S>;
 
-/// Order of the responses of a [`RequestClient`]: [`Multiplexed`] or [`Pipelined`].
+/// Order of the responses of a [`RequestClient`]: [`ById`] or [`InOrder`].
 pub trait ResponseOrder {
     /// `true` if responses come in the order of the requests.
     const ORDERED: bool;
@@ -233,17 +233,17 @@ pub trait ResponseOrder {
 
 /// Responses in any order, matched by id: see [`MultiplexClient`].
 #[derive(Clone, Copy, Debug)]
-pub enum Multiplexed {}
+pub enum ById {}
 
-impl ResponseOrder for Multiplexed {
+impl ResponseOrder for ById {
     const ORDERED: bool = false;
 }
 
 /// Responses in the order of the requests: see [`PipelineClient`].
 #[derive(Clone, Copy, Debug)]
-pub enum Pipelined {}
+pub enum InOrder {}
 
-impl ResponseOrder for Pipelined {
+impl ResponseOrder for InOrder {
     const ORDERED: bool = true;
 }
 
