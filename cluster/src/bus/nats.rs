@@ -83,7 +83,7 @@ const WRONG_SEQUENCE: [u64; 2] = [10071, 10164];
 /// [with options](Self::with_options), or whose servers require TLS, uses the client library
 /// instead. It holds some 5 KB for each subscription. A node with more than some 10,000 topics
 /// should then distribute them over [buckets](crate::TopicsBuilder::with_buckets). In 1,024
-/// buckets, 100,000 topics take 59 MiB.
+/// buckets, 100,000 topics take 36 MiB.
 ///
 /// ```no_run
 /// use getty_cluster::{Cluster, bus::Nats};
