@@ -6,7 +6,7 @@ mod silent;
 
 use std::{
     cell::Cell,
-    future::ready,
+    future::{Future, pending, ready},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -15,6 +15,7 @@ use futures_util::future::join_all;
 use getty::{
     BoxError, CloseReason, CodecLayer, Listener, MultiplexClient, Pipeline, PipelineClient,
     Request, Service, ServiceBuilder, Session, SessionLayer, SessionTask, Transport,
+    call::SessionSource,
     client::Client,
     codec::Lines,
     layers::{
@@ -51,7 +52,7 @@ fn server_by_id<T: Transport + Send + 'static>(log: RequestLog) -> impl Pipeline
             async move {
                 let payload = payload(&message);
                 if payload == "mute" {
-                    std::future::pending::<()>().await;
+                    pending::<()>().await;
                 }
                 sleep(ms(payload.len() as u64 % 7)).await;
                 Ok::<_, BoxError>(Some(message.replacen("ask", "answer", 1)))
@@ -322,6 +323,65 @@ async fn calls_wait_while_the_client_reconnects_and_fail_once_it_stops() {
     let error = soon(calls.ready()).await.unwrap_err();
     assert!(matches!(error, RequestError::Unavailable(_)), "{error}");
     assert_eq!(error.delivery(), Delivery::NotSent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ready_client_whose_session_closes_returns_its_permit() {
+    let host = Host::default();
+    let server = host.serve(echo());
+    let client = without_jitter().connect(host.connector(), (), in_order());
+    let calls = PipelineClient::<String, String, _>::new(client.clone()).with_in_flight(1);
+    let mut waiting = task::spawn(calls.clone());
+    soon(client.session()).await.unwrap();
+    assert_ready_ok!(waiting.enter(|cx, mut service| service.poll_ready(cx)));
+    assert_eq!(calls.in_flight(), 1);
+    drop(server);
+    idle().await;
+    assert_pending!(waiting.enter(|cx, mut service| service.poll_ready(cx)));
+    assert_eq!(calls.in_flight(), 0);
+    // A clone can use the permit, although the first client still waits.
+    let _server = host.serve(echo());
+    let call = soon(calls.clone().ready())
+        .await
+        .unwrap()
+        .call("1".to_owned());
+    assert_eq!(soon(call).await.unwrap(), "1");
+}
+
+/// A source that first returns a session that has closed since it was chosen.
+#[derive(Clone)]
+struct Stale(Arc<Mutex<Vec<Session<String>>>>);
+
+impl SessionSource<String> for Stale {
+    fn pick(&self) -> Option<Session<String>> {
+        let mut sessions = self.0.lock().unwrap();
+        match sessions.len() {
+            2 => sessions.pop(),
+            _ => sessions.last().cloned(),
+        }
+    }
+
+    fn wait(
+        &self,
+    ) -> impl Future<Output = Result<Session<String>, RequestError<String>>> + Send + use<> + 'static
+    {
+        pending()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn client_whose_session_closes_as_it_is_chosen_looks_for_the_next() {
+    let host = Host::default();
+    let _server = host.serve(server_by_id(RequestLog::default()));
+    let (next, _task) = session(&host, by_id()).await;
+    let (closed, closing) = session(&host, by_id()).await;
+    closed.close();
+    soon(closing).await.unwrap();
+    let source = Stale(Arc::new(Mutex::new(vec![next, closed])));
+    let mut waiting = task::spawn(MultiplexClient::<String, String, _>::new(source));
+    assert_pending!(waiting.enter(|cx, mut service| service.poll_ready(cx)));
+    assert!(waiting.is_woken());
+    assert_ready_ok!(waiting.enter(|cx, mut service| service.poll_ready(cx)));
 }
 
 #[tokio::test(start_paused = true)]

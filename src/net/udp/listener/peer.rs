@@ -269,3 +269,32 @@ impl Peer {
         self.lock().waker = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    fn datagram(bytes: &[u8]) -> IncomingDatagram<'_> {
+        IncomingDatagram {
+            bytes,
+            peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+            local: None,
+            ecn: Ecn::NotCapable,
+        }
+    }
+
+    #[test]
+    fn queue_takes_datagrams_up_to_its_maximum_of_bytes() {
+        let settings = Settings {
+            queue_bytes: 10,
+            ..Settings::new()
+        };
+        let peer = Peer::new(Flow::of(&datagram(b"")));
+        for (length, is_queued) in [(4, true), (7, false), (6, true), (1, false)] {
+            let pushed = peer.push(&datagram(&[b'x'; 10][..length]), &settings);
+            assert_eq!(pushed.is_queued, is_queued, "{length}");
+        }
+    }
+}
