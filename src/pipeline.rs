@@ -58,7 +58,10 @@ where
 /// one for the stack's future and one for the transport. The type is `Clone + Send + Sync`.
 ///
 /// ```
-/// use getty::{BoxError, BoxPipeline, CodecLayer, Request, ServiceBuilder, SessionLayer, codec, net};
+/// use getty::{
+///     BoxError, BoxPipeline, CodecLayer, Request, ServiceBuilder,
+///     SessionLayer, codec, net,
+/// };
 ///
 /// fn app() -> BoxPipeline {
 ///     BoxPipeline::new(

@@ -31,7 +31,10 @@
 //! use std::time::Duration;
 //!
 //! use getty_core::{Connection, HasSession, SessionIo};
-//! use getty_layers::{CodecLayer, HandshakeTimeoutLayer, IdleTimeoutLayer, OnOpenLayer, TraceLayer};
+//! use getty_layers::{
+//!     CodecLayer, HandshakeTimeoutLayer, IdleTimeoutLayer, OnOpenLayer,
+//!     TraceLayer,
+//! };
 //! use tokio_util::codec::LinesCodec;
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
 //!

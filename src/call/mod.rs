@@ -11,7 +11,8 @@
 //! use std::time::Duration;
 //!
 //! use getty::{
-//!     BoxError, Client, CodecLayer, PipelineClient, Request, Service, ServiceBuilder, SessionLayer,
+//!     BoxError, Client, CodecLayer, PipelineClient, Request, Service,
+//!     ServiceBuilder, SessionLayer,
 //!     codec::Lines,
 //!     layers::CorrelateLayer,
 //!     net,
@@ -104,7 +105,8 @@
 //! use std::{future, time::Duration};
 //!
 //! use getty::{
-//!     BoxError, Client, CodecLayer, MultiplexClient, Request, RequestError, ServiceBuilder, SessionLayer,
+//!     BoxError, Client, CodecLayer, MultiplexClient, Request, RequestError,
+//!     ServiceBuilder, SessionLayer,
 //!     codec::Lines,
 //!     layers::{Correlate, CorrelateLayer, Delivery},
 //!     net::{self, MemoryConnector},

@@ -138,7 +138,10 @@ impl<Out: Send + 'static> ClientBuilder<Out> {
     /// the handler to the hook:
     ///
     /// ```
-    /// use getty::{BoxError, Client, CodecLayer, Request, ServiceBuilder, Session, SessionLayer, codec, net};
+    /// use getty::{
+    ///     BoxError, Client, CodecLayer, Request, ServiceBuilder, Session,
+    ///     SessionLayer, codec, net,
+    /// };
     /// use tokio::sync::oneshot;
     ///
     /// /// Receiver of the response to a login.

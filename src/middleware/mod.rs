@@ -73,7 +73,10 @@
 //!     next.run(request).await
 //! }
 //!
-//! # use getty::{CodecLayer, Pipeline, ServiceBuilder, SessionLayer, codec::Lines, middleware::message_fn};
+//! # use getty::{
+//! #     CodecLayer, Pipeline, ServiceBuilder, SessionLayer, codec::Lines,
+//! #     middleware::message_fn,
+//! # };
 //! # fn app() -> impl Pipeline<tokio::net::TcpStream> {
 //! ServiceBuilder::new()
 //!     .layer(CodecLayer::new(Lines::new()))

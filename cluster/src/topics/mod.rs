@@ -176,8 +176,8 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> ClusterTopics<K, Out> {
     }
 
     /// Adds `session` to a topic with a card, such as a name, that [`ask`](Self::ask) and
-    /// [`watch`](Self::watch) return on every node. If it is a member already, its card is replaced,
-    /// and the result is `false`.
+    /// [`watch`](Self::watch) return on every node. If it is a member already, its card is
+    /// replaced, and the result is `false`.
     pub fn join_as(&self, key: K, session: &Session<Out>, card: impl Into<String>) -> bool {
         if !self.has_room(&key) {
             return false;

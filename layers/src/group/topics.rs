@@ -330,8 +330,8 @@ impl<K: Eq + Hash, Out> Topics<K, Out> {
     }
 
     /// Counts messages that the members of a topic have missed elsewhere, for example on the way
-    /// from another machine. The [notice](super::TopicsBuilder::with_notice) before the next broadcast
-    /// includes them. Without a notice it has no effect.
+    /// from another machine. The [notice](super::TopicsBuilder::with_notice) before the next
+    /// broadcast includes them. Without a notice it has no effect.
     pub fn count_missed<Q>(&self, key: &Q, messages: u64)
     where
         K: Borrow<Q>,
