@@ -642,8 +642,9 @@
 //!
 //! An application needs tokio with `macros` and `rt-multi-thread`, and usually a subscriber for
 //! `tracing`. getty re-exports [`tower`] with its features `limit`, `load`, `load-shed`,
-//! `timeout` and `util`. `buffer`, `retry`, `balance`, `steer` and `filter` need a dependency on
-//! tower 0.5 with the feature of that name. No Cargo feature of getty is on by default:
+//! `timeout` and `util`. `buffer`, `retry`, `balance`, `steer` and `filter` need a
+//! dependency on tower 0.5 with the feature of that name. No Cargo feature of getty is on
+//! by default:
 //!
 //! - `compression`: the module [`compress`] with deflate, zlib and snappy, [`codec::Deflated`],
 //!   and permessage-deflate for WebSocket, with the crates `zlib-rs` and `snap`.
@@ -677,9 +678,9 @@
 //! The directory `examples/` of the repository contains complete programs. Start with
 //! `json_chat`, `game_server` and `redis`. They are short and show handlers, formats and
 //! routes. `chat` is a small application for terminals and browsers. `game` serves players over
-//! UDP and WebSocket, and `rpc` balances calls over three servers. `proxied` is a server behind a
-//! load balancer, `front` has two names on one port, and `smtp` and `postgres` start TLS on
-//! request.
+//! UDP and WebSocket, and `rpc` balances calls over three servers. `proxied` is a server
+//! behind a load balancer, `front` has two names on one port, and `smtp` and `postgres`
+//! start TLS on request.
 //!
 //! # Modules
 //!
@@ -778,8 +779,8 @@ pub use self::{
     transport::{BoxTransport, Transport},
 };
 
-/// Compiles the programs of the README as documentation tests. One has messages in JSON, and one
-/// TLS and WebSocket.
+/// Compiles the programs of the README as documentation tests. One has messages in JSON,
+/// and one TLS and WebSocket.
 #[cfg(all(doctest, feature = "json", feature = "tls", feature = "ws"))]
 #[doc = include_str!("../README.md")]
 #[derive(Debug)]
