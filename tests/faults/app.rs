@@ -71,8 +71,8 @@ pub(crate) async fn soon<F: IntoFuture>(future: F) -> F::Output {
         .expect("timed out")
 }
 
-/// Waits for a state of the kernel or of tokio that wakes no task. Everything that can run does so
-/// before each check.
+/// Waits for a state of the kernel or of tokio that wakes no task. Everything that can run does
+/// so before each check.
 pub(crate) async fn until(is_reached: impl Fn() -> bool) {
     soon(async {
         while !is_reached() {
@@ -82,8 +82,8 @@ pub(crate) async fn until(is_reached: impl Fn() -> bool) {
     .await;
 }
 
-/// Waits until all tasks that are woken now were polled. The runtime must have one thread, which
-/// polls tasks in the order of their wake-ups.
+/// Waits until all tasks that are woken now were polled. The runtime must have one thread,
+/// which polls tasks in the order of their wake-ups.
 pub(crate) async fn woken_tasks() {
     tokio::spawn(async {}).await.unwrap();
 }

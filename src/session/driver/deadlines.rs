@@ -19,8 +19,8 @@ use crate::session::{
     stack::{MessageStack, StackSource},
 };
 
-/// Delay from which a deadline counts as late, because its thread was blocked or its process was
-/// stopped. It exceeds the resolution of tokio's timers.
+/// Delay from which a deadline counts as late, because its thread was blocked or its process
+/// was stopped. It exceeds the resolution of tokio's timers.
 const LATE: Duration = Duration::from_millis(5);
 
 impl<S, W, R> SessionLoop<S, W, R>
