@@ -210,8 +210,8 @@ fn address_for(net: Net) -> (String, Option<tempfile::TempDir>) {
     ("127.0.0.1:0".to_owned(), None)
 }
 
-/// Asserts that a session ended as the contract promises for a killed peer. The kernel ends the
-/// connection, and the protocol does not.
+/// Asserts that a session ended as the contract promises for a killed peer. The kernel ends
+/// the connection, and the protocol does not.
 #[track_caller]
 fn assert_killed(net: Net, closed: &Closed) {
     let reason = &closed.reason;
