@@ -84,7 +84,7 @@ async fn dials_of_a_stopped_server_follow_the_backoff() {
     );
     match client.state() {
         ClientState::Waiting(until) => {
-            assert_eq!(until - start, *dials.last().unwrap() + ms(30000))
+            assert_eq!(until - start, *dials.last().unwrap() + ms(30000));
         }
         state => panic!("{state}"),
     }
