@@ -119,8 +119,6 @@ pub(super) struct SessionLoop<S, W: FramedTransport, R> {
     /// In `Lingering`: `true` if the session must wait until the peer ends its direction. Otherwise
     /// only input that has arrived is discarded.
     awaits_end: bool,
-    /// `true` while a late deadline waits for the I/O driver.
-    deferred: bool,
     /// Decoded messages that the driver has not counted yet.
     messages_in: u32,
     budget: CooperativeBudget,
@@ -212,7 +210,6 @@ impl<S, W: FramedTransport, R> SessionLoop<S, W, R> {
             watermark: Watermark::default(),
             overdue: false,
             awaits_end: false,
-            deferred: false,
             messages_in: 0,
             budget: CooperativeBudget::default(),
             wire,

@@ -1,16 +1,9 @@
 //! Deadlines of the session loop and of its layers, on one timer.
 
-use std::{
-    future::Future,
-    mem::replace,
-    pin::{Pin, pin},
-    sync::Arc,
-    task::Context,
-    time::Duration,
-};
+use std::{pin::Pin, sync::Arc, task::Context};
 
 use getty_core::{CloseReason, DrainDeadlineExceeded};
-use tokio::{task::yield_now, time::Instant};
+use tokio::time::Instant;
 
 use super::{OutputEnd, Phase, PollState, SessionLoop, Step};
 use crate::session::{
@@ -18,10 +11,6 @@ use crate::session::{
     framed_transport::FramedTransport,
     stack::{MessageStack, StackSource},
 };
-
-/// Delay from which a deadline counts as late, because its thread was blocked or its
-/// process was stopped. It exceeds the resolution of tokio's timers.
-const LATE: Duration = Duration::from_millis(5);
 
 impl<S, W, R> SessionLoop<S, W, R>
 where
@@ -69,24 +58,7 @@ where
             self.watermark.increase_allowance();
             return Step::Repeat;
         }
-        if self.defers(deadline, cx) {
-            return Step::Next;
-        }
         self.deadline_passed(calls, deadline, layers, write)
-    }
-
-    /// Returns `true` if a late deadline must wait until tokio has polled the I/O driver once.
-    /// After a stop of the process the system call of the driver is interrupted. Timers then fire
-    /// before input that has arrived is known.
-    #[cold]
-    fn defers(&mut self, deadline: Instant, cx: &mut Context<'_>) -> bool {
-        let was_deferred = replace(&mut self.deferred, false);
-        if was_deferred || Instant::now().saturating_duration_since(deadline) <= LATE {
-            return false;
-        }
-        self.deferred = true;
-        // Its first poll registers the waker, which tokio wakes after the driver.
-        pin!(yield_now()).poll(cx).is_pending()
     }
 
     /// Acts on the `deadline` that has passed. It may be one of `layers`, the flush delay, the

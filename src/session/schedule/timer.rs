@@ -15,6 +15,10 @@ use tokio::{
 
 use super::clock::Clock;
 
+/// Delay from which a deadline counts as late, because its thread was blocked or its process was
+/// stopped. It exceeds the resolution of tokio's timers.
+const LATE: Duration = Duration::from_millis(5);
+
 /// Deadlines of the session loop, and the timer for these and for those of layers.
 ///
 /// Deadlines move with every byte. The timer is set again only when it has fired too early, so
@@ -114,11 +118,17 @@ impl Timer {
     }
 
     /// Ready once `deadline` has passed. Otherwise `cx` will be woken at the deadline or earlier.
+    ///
+    /// A deadline that is late is ready after the I/O driver was polled, so that input that has
+    /// arrived comes first (design.md: Why does a late deadline wait for the I/O driver?).
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         let Inner { sleep, waker, .. } = self.0.get_or_default();
         let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if sleep.deadline() > deadline {
-            sleep.as_mut().reset(deadline);
+            // A timer whose time has come fires by itself, also that of a late deadline.
+            if sleep.deadline() > Instant::now() {
+                sleep.as_mut().reset(deadline);
+            }
         } else if waker
             .as_ref()
             .is_some_and(|waker| waker.will_wake(cx.waker()))
@@ -132,10 +142,16 @@ impl Timer {
             .poll(cx)
             .is_ready()
         {
-            if sleep.deadline() >= deadline {
+            let Some(waited) = sleep.deadline().checked_duration_since(deadline) else {
+                sleep.as_mut().reset(deadline);
+                continue;
+            };
+            let now = Instant::now();
+            if waited > LATE || now.saturating_duration_since(deadline) <= LATE {
                 return Poll::Ready(());
             }
-            sleep.as_mut().reset(deadline);
+            // tokio polls the I/O driver before it fires the timer once more.
+            sleep.as_mut().reset(now);
         }
         match waker {
             Some(waker) => waker.clone_from(cx.waker()),
@@ -206,6 +222,23 @@ mod tests {
         advance(TEN).await;
         assert!(sleeper.is_woken());
         assert_ready!(poll(&mut sleeper, &mut timer, now + 3 * TEN));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_deadline_waits_until_the_drivers_were_polled_once() {
+        let (mut timer, deadline) = (Timer::default(), Instant::now() + TEN);
+        let mut sleeper = sleeper();
+        assert_pending!(poll(&mut sleeper, &mut timer, deadline));
+        // tokio's timers fire at whole milliseconds.
+        let half = Duration::from_micros(500);
+        advance(TEN + LATE + half).await;
+        assert!(sleeper.is_woken());
+        assert_pending!(poll(&mut sleeper, &mut timer, deadline));
+        assert_pending!(poll(&mut sleeper, &mut timer, deadline), "another poll");
+        assert!(!sleeper.is_woken());
+        advance(half).await;
+        assert!(sleeper.is_woken());
+        assert_ready!(poll(&mut sleeper, &mut timer, deadline));
     }
 
     #[tokio::test(start_paused = true)]
