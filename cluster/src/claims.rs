@@ -698,7 +698,7 @@ impl ClaimSet {
         }
     }
 
-    /// Takes note that the store has a claim. Returns `false`, and removes it, if its session has
+    /// Records that the store has a claim. Returns `false`, and removes it, if its session has
     /// closed meanwhile.
     fn written(self: &Arc<Self>, key: &Subject, claim: u64, revision: Revision) -> bool {
         let mut local = lock(&self.local);
@@ -832,7 +832,7 @@ impl ClaimSet {
         }
     }
 
-    /// Takes note that another node has closed the session of a claim.
+    /// Records that another node has closed the session of a claim.
     pub(crate) fn acknowledged(&self, claim: u64) {
         let requests = lock(&self.awaited).remove(&claim);
         for acknowledge in requests.into_iter().flatten() {

@@ -4,7 +4,7 @@ use std::{
     collections::{HashSet, VecDeque},
     fmt,
     hash::{BuildHasher, RandomState},
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -682,14 +682,14 @@ impl Inner {
         }
     }
 
-    /// Takes note that a node has ended.
+    /// Records that a node has ended.
     fn forget(&self, node: NodeId) {
         self.questions.forget(node);
         self.watches.forget(node);
         self.watched.forget(node);
     }
 
-    /// Takes note that the bus has settled, completely or in part.
+    /// Records that the bus has settled, completely or in part.
     fn settle(&self, state: State) {
         let mut settling = lock(&self.settling);
         if let Some(connected) = settling.connected.take() {
@@ -756,7 +756,7 @@ impl Inner {
             return;
         };
         let cards = self.set(name).map(|set| set.cards(&frame.key));
-        let max = self.max_frame - HEADER;
+        let max = self.max_frame.saturating_sub(HEADER);
         for answer in write_answers(id, &cards.unwrap_or_default(), max) {
             let _ = self.publish_to(frame.header.origin, Kind::Answer, answer);
         }
@@ -841,7 +841,14 @@ impl Sink for Receiver {
         match event {
             Event::Connected => {
                 lock(&inner.settling).connected = Some(Instant::now());
-                inner.state.send_replace(State::Settling);
+                let before = inner.state.send_replace(State::Settling);
+                if before.has_settled() {
+                    // The last shard that had settled is lost, and another one settles.
+                    inner.counters.disconnects.add(1);
+                    inner.watches.wake();
+                    tracing::warn!(target: "getty::cluster", node = %inner.id, "no shard of the bus has settled");
+                    return;
+                }
                 tracing::info!(target: "getty::cluster", node = %inner.id, "the bus is connected");
             }
             Event::Settled => inner.settle(State::Up),
@@ -870,7 +877,11 @@ impl Sink for Receiver {
 async fn control_frames(inner: Arc<Inner>, mut frames: mpsc::Receiver<Frame>) {
     while let Some(frame) = frames.recv().await {
         inner.control_bytes.fetch_sub(frame.size(), Relaxed);
-        inner.control(frame);
+        // Keys are code of the application. A panic must not end this task.
+        if catch_unwind(AssertUnwindSafe(|| inner.control(frame))).is_err() {
+            inner.counters.invalid.add(1);
+            tracing::error!(target: "getty::cluster", node = %inner.id, "a control frame has panicked");
+        }
     }
 }
 

@@ -42,9 +42,11 @@ pub struct Snapshot {
     pub duplicates: u64,
     /// Messages of other nodes that did not arrive, as of the next message of their publisher.
     pub lost: u64,
-    /// Frames that could not be read.
+    /// Frames that could not be read, that exceed a limit, or whose node has another order of
+    /// shards.
     pub invalid: u64,
-    /// Received frames that the bus dropped before this node read them.
+    /// Received frames that this node has not handled: its queue was full, or it had too many
+    /// watchers.
     pub unread: u64,
     /// Topics with members on this node.
     pub topics: u64,

@@ -194,7 +194,7 @@ mod tests {
     proptest! {
         #[test]
         fn frame_is_the_same_after_its_bytes(
-            kind in 0_usize..9, fresh: bool, origin: u64, number: u64, sequence: u64,
+            kind in 0..Kind::ALL.len(), fresh: bool, origin: u64, number: u64, sequence: u64,
             key in proptest::collection::vec(any::<u8>(), 0..300),
             payload in proptest::collection::vec(any::<u8>(), 0..300),
         ) {

@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
         Arc, Mutex, Weak,
@@ -29,6 +30,7 @@ use tokio::{
 
 use crate::{
     Member, NodeId,
+    bus::PublishError,
     cluster::{Inner, MAX_KEY},
     frame::{HEADER, Kind},
     lock, random_id,
@@ -46,6 +48,10 @@ const PAUSE_OF_EACH: Duration = Duration::from_millis(1);
 const SWEEP: Duration = Duration::from_secs(5);
 /// Maximum number of watchers that a node answers.
 const MAX_WATCHERS: usize = 100_000;
+/// Pause before a part of a list is published again because the queue of the bus is full.
+const FULL_PAUSE: Duration = Duration::from_millis(1);
+/// Number of these pauses after which the list is given up.
+const MAX_PAUSES: usize = 1000;
 /// Longest name of a set, in bytes.
 const MAX_SET: usize = 256;
 /// Length of a part without its cards, in bytes.
@@ -128,6 +134,8 @@ struct Topics {
     watchers: usize,
     /// Topics that have changed, each once.
     changed: Vec<Topic>,
+    /// Watchers that have requested a list.
+    requests: Vec<(Topic, (NodeId, u64))>,
     /// Time at which watchers that are gone are removed.
     next_sweep: Option<Instant>,
     /// `true` while a task sends lists.
@@ -164,12 +172,12 @@ impl Watches {
         }
     }
 
-    /// Takes note that this node may have missed lists until now.
+    /// Records that this node may have missed lists until now.
     pub(crate) fn restart(&self) {
         self.round.fetch_add(1, Relaxed);
     }
 
-    /// Takes note that a node has ended.
+    /// Records that a node has ended.
     pub(crate) fn forget(&self, node: NodeId) {
         let watches: Vec<_> = lock(&self.lists).values().cloned().collect();
         for lists in watches {
@@ -245,24 +253,27 @@ impl List {
 }
 
 impl Watched {
-    /// Takes note that members of a topic may have changed.
+    /// Records that members of a topic may have changed.
     pub(crate) fn changed(&self, set: &Arc<str>, key: impl FnOnce() -> Bytes) {
         if self.len.load(SeqCst) == 0 {
             return;
         }
         let topic = (Arc::clone(set), key());
-        lock(&self.topics).change(&topic);
-        self.changed.notify_one();
+        if lock(&self.topics).change(&topic) {
+            self.changed.notify_one();
+        }
     }
 
-    /// Takes note that watchers may have missed lists.
+    /// Records that watchers may have missed lists.
     pub(crate) fn all_changed(&self) {
         if self.len.load(SeqCst) == 0 {
             return;
         }
         let mut topics = lock(&self.topics);
         let keys: Vec<_> = topics.by_key.keys().cloned().collect();
-        keys.iter().for_each(|topic| topics.change(topic));
+        for topic in &keys {
+            topics.change(topic);
+        }
         self.changed.notify_one();
     }
 
@@ -314,6 +325,17 @@ impl Watched {
         true
     }
 
+    /// Adds the request of a watcher. Returns `false` if there are too many.
+    fn request(&self, topic: &Topic, watcher: (NodeId, u64)) -> bool {
+        let mut topics = lock(&self.topics);
+        if topics.requests.len() >= MAX_WATCHERS {
+            return false;
+        }
+        topics.requests.push((topic.clone(), watcher));
+        self.changed.notify_one();
+        true
+    }
+
     /// Returns topics whose lists must be sent, with their watchers, and the time of the next
     /// call. Returns `None` once nothing is watched.
     fn due(&self) -> Option<(Due, Instant)> {
@@ -330,11 +352,18 @@ impl Watched {
         let Topics {
             by_key,
             changed,
+            requests,
             next_sweep,
             ..
         } = &mut *topics;
         let mut next = next_sweep.unwrap_or(now);
         let mut due = Vec::new();
+        for (key, watcher) in std::mem::take(requests) {
+            let topic = by_key.get(&key);
+            if topic.is_some_and(|topic| topic.watchers.contains_key(&watcher)) {
+                due.push((key, vec![watcher]));
+            }
+        }
         changed.retain(|key| {
             let Some(topic) = by_key.get_mut(key) else {
                 return false;
@@ -350,7 +379,7 @@ impl Watched {
         Some((due, next))
     }
 
-    /// Takes note that a list with this number of members was sent.
+    /// Records that a list with this number of members was sent.
     fn sent(&self, topic: &Topic, members: usize) {
         let members = u32::try_from(members).unwrap_or(u32::MAX);
         if let Some(topic) = lock(&self.topics).by_key.get_mut(topic) {
@@ -361,12 +390,14 @@ impl Watched {
 }
 
 impl Topics {
-    fn change(&mut self, topic: &Topic) {
-        if let Some(entry) = self.by_key.get_mut(topic)
-            && !std::mem::replace(&mut entry.has_changed, true)
-        {
+    /// Returns `true` if it is the first change of a watched topic since its last list.
+    fn change(&mut self, topic: &Topic) -> bool {
+        let entry = self.by_key.get_mut(topic);
+        let is_first = entry.is_some_and(|entry| !std::mem::replace(&mut entry.has_changed, true));
+        if is_first {
             self.changed.push(topic.clone());
         }
+        is_first
     }
 }
 
@@ -400,7 +431,8 @@ impl Inner {
             self.counters.invalid.add(1);
             return;
         }
-        if !self.watched.add(topic, (node, id)) {
+        let watcher = (node, id);
+        if !self.watched.add(topic, watcher) || !self.watched.request(topic, watcher) {
             self.counters.unread.add(1);
             return;
         }
@@ -409,8 +441,6 @@ impl Inner {
             let lists = send_lists(Arc::downgrade(self), Arc::clone(&self.watched.changed));
             self.runtime.spawn(lists);
         }
-        drop(topics);
-        self.send_list(topic, &[(node, id)]);
     }
 
     pub(crate) fn unwatch(&self, node: NodeId, id: u64, topic: &Topic) {
@@ -426,32 +456,16 @@ impl Inner {
         })
     }
 
-    /// Sends the list of this node to watchers. Returns the number of its members.
-    fn send_list(&self, topic: &Topic, watchers: &[(NodeId, u64)]) -> usize {
+    /// Returns the cards of the members on this node, and the version of this list.
+    fn list(&self, topic: &Topic) -> (u64, Vec<String>) {
         // Before the members are read, so that a later version has later members or is followed by
         // one that has.
         let version = self.watched.version.fetch_add(1, SeqCst) + 1;
         let (set, key) = topic;
-        let cards = self.set(set).map(|set| set.cards(key)).unwrap_or_default();
-        let len = cards.len();
-        for (node, id) in watchers {
-            if *node == self.id {
-                let part = Part {
-                    id: *id,
-                    version,
-                    number: 0,
-                    is_last: true,
-                    cards: cards.clone(),
-                };
-                self.watches.receive(*node, part);
-                continue;
-            }
-            for part in Part::write(*id, version, &cards, self.max_frame - HEADER) {
-                // A lost part is repaired by the next list.
-                let _ = self.publish_to(*node, Kind::List, part);
-            }
-        }
-        len
+        // Keys are code of the application.
+        let cards = AssertUnwindSafe(|| self.set(set).map(|set| set.cards(key)));
+        let cards = catch_unwind(cards).ok().flatten();
+        (version, cards.unwrap_or_default())
     }
 
     fn request(&self, to: Option<NodeId>, kind: Kind, id: u64, topic: &Topic) {
@@ -471,25 +485,75 @@ impl Inner {
     }
 }
 
-/// Sends lists after changes, until nothing is watched.
+/// Sends lists on request and after changes, until nothing is watched.
 async fn send_lists(inner: Weak<Inner>, changed: Arc<Notify>) {
     loop {
-        let next = {
-            let Some(inner) = inner.upgrade() else { return };
-            let Some((due, next)) = inner.watched.due() else {
+        let due = inner.upgrade().and_then(|inner| inner.watched.due());
+        let Some((due, next)) = due else { return };
+        for (topic, watchers) in due {
+            let Some(members) = send_list(&inner, &topic, &watchers).await else {
                 return;
             };
-            for (topic, watchers) in due {
-                let members = inner.send_list(&topic, &watchers);
+            if let Some(inner) = inner.upgrade() {
                 inner.watched.sent(&topic, members);
             }
-            next
-        };
+        }
         tokio::select! {
             () = changed.notified() => {}
             () = sleep_until(next) => {}
         }
     }
+}
+
+/// Sends the list of this node to watchers. Returns the number of its members, or `None` once
+/// the node has ended.
+async fn send_list(
+    inner: &Weak<Inner>,
+    topic: &Topic,
+    watchers: &[(NodeId, u64)],
+) -> Option<usize> {
+    let (version, cards) = inner.upgrade()?.list(topic);
+    for &(node, id) in watchers {
+        let parts = {
+            let inner = inner.upgrade()?;
+            if node == inner.id {
+                let part = Part {
+                    id,
+                    version,
+                    number: 0,
+                    is_last: true,
+                    cards: cards.clone(),
+                };
+                inner.watches.receive(node, part);
+                continue;
+            }
+            Part::write(id, version, &cards, inner.max_frame.saturating_sub(HEADER))
+        };
+        for part in parts {
+            // The rest of a list with a lost part would not be read. The next list repairs it.
+            if !publish_part(inner, node, part).await {
+                break;
+            }
+        }
+    }
+    Some(cards.len())
+}
+
+/// Publishes a part of a list, after a pause while the queue of the bus is full. Returns `false`
+/// if the bus does not take it.
+async fn publish_part(inner: &Weak<Inner>, node: NodeId, part: Bytes) -> bool {
+    for _ in 0..MAX_PAUSES {
+        let Some(inner) = inner.upgrade() else {
+            return false;
+        };
+        match inner.publish_to(node, Kind::List, part.clone()) {
+            Err(PublishError::Full) => {}
+            result => return result.is_ok(),
+        }
+        drop(inner);
+        sleep(FULL_PAUSE).await;
+    }
+    false
 }
 
 /// Requests the lists of all nodes, again from time to time, and of each node that comes.
@@ -509,6 +573,12 @@ async fn renew(inner: Weak<Inner>, id: u64, topic: Topic) {
             known = inner.nodes.list().iter().map(|node| node.id).collect();
             inner.watch_requested(inner.id, id, &topic);
             inner.request(None, Kind::Watch, id, &topic);
+            // The watch may have been dropped before these requests.
+            if !lock(&inner.watches.lists).contains_key(&id) {
+                inner.unwatch(inner.id, id, &topic);
+                inner.request(None, Kind::Unwatch, id, &topic);
+                return;
+            }
         }
         let time = sleep(RENEW.mul_f64(0.75 + fastrand::f64() / 4.0));
         let mut time = std::pin::pin!(time);

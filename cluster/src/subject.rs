@@ -68,7 +68,7 @@ impl Subject {
         &self.0
     }
 
-    /// Returns the place of the shard of a topic or a claim with this subject, from 0, in a
+    /// Returns the index of the shard of a topic or a claim with this subject, from 0, in a
     /// [`Sharded`](crate::bus::Sharded) bus of `shards`.
     ///
     /// It is the same on all nodes and in all versions. With one shard more, a subject keeps its
@@ -103,11 +103,11 @@ impl Subject {
 
     /// Returns the subject of control frames on a shard. Nodes whose shards have another order
     /// read other subjects.
-    pub(crate) fn on_shard(&self, place: usize) -> Self {
-        if place == 0 {
+    pub(crate) fn on_shard(&self, index: usize) -> Self {
+        if index == 0 {
             return self.clone();
         }
-        Self(format!("{self}.{place}").into())
+        Self(format!("{self}.{index}").into())
     }
 
     /// Returns `true` unless this is the subject of topics. A bus should carry these frames on a

@@ -67,7 +67,7 @@ pub trait Bus: Send + Sync + 'static {
     fn subscribe(&self, changes: &[(Subject, bool)]);
 
     /// Connects, reconnects and passes frames and events to `sink` until it is dropped. The cluster
-    /// calls it once. An error ends the bus for good.
+    /// calls it once. An error ends the bus permanently.
     fn run(&self, sink: Arc<dyn Sink>) -> BoxFuture<'_, BoxError>;
 
     /// Returns the store of claims that belongs to this bus. The default is none.

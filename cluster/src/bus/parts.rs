@@ -127,7 +127,7 @@ impl Parts {
         self.data.outgoing.open();
     }
 
-    /// Takes note that a connection has failed or could not be opened, and waits before the next
+    /// Records that a connection has failed or could not be opened, and waits before the next
     /// attempt. `attempt` counts those since a connection had settled.
     pub(super) async fn wait_to_reconnect(
         &self,

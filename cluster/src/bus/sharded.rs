@@ -27,7 +27,7 @@ use crate::{State, Subject, counters::Counter, lock};
 ///
 /// One server of Redis uses one core, and the servers of one NATS cluster must all know each
 /// subscription. Shards are servers, or clusters of servers, that do not know each other. So
-/// their capacity adds up, and one that is away affects its topics only.
+/// their capacity adds up, and one that is away affects its own topics and claims.
 ///
 /// ```
 /// use getty_cluster::{Cluster, ClusterTopics, State, bus::{Memory, Sharded}, form::Plain};
@@ -57,7 +57,7 @@ use crate::{State, Subject, counters::Counter, lock};
 /// the number of shards. It is the same on all nodes and in all versions of this crate. All
 /// nodes must have the same shards **in the same order**. A node that finds another order logs
 /// an error, and its [`Snapshot::invalid`](crate::Snapshot::invalid) grows. The two nodes know
-/// each other only over shards that have the same place on both.
+/// each other only over shards that have the same index on both.
 ///
 /// A new shard at the end takes over its share from all others: one third of all topics if it
 /// is the third. Until all nodes have the same number of shards, nodes with different
@@ -76,8 +76,9 @@ use crate::{State, Subject, counters::Counter, lock};
 ///
 /// # A shard that is away
 ///
-/// - [`Cluster::state`](crate::Cluster::state) is [`Partial`](State::Partial) until all shards
-///   have settled. [`Cluster::shards`](crate::Cluster::shards) has the state of each.
+/// - [`Cluster::state`](crate::Cluster::state) is [`Partial`](State::Partial) while some shards
+///   have settled and others have not. [`Cluster::shards`](crate::Cluster::shards) has the state
+///   of each.
 /// - For topics of this shard [`Sent::bus`](crate::Sent::bus) is `Away`. Their members on other
 ///   nodes see a gap, as with one bus.
 /// - Claims of this shard behave as while the store of one bus is away; see
@@ -123,7 +124,7 @@ struct Statuses {
 struct Status {
     state: watch::Sender<State>,
     disconnects: Counter,
-    /// `true` once its bus has failed for good.
+    /// `true` once its bus has failed permanently.
     has_ended: AtomicBool,
 }
 
@@ -155,39 +156,39 @@ impl<B> Sharded<B> {
         }
     }
 
-    /// Returns the place of the shard of a subject of topics or claims, with its bus.
+    /// Returns the index of the shard of a subject of topics or claims, with its bus.
     fn of(&self, subject: &Subject) -> (usize, &B) {
-        let place = subject.shard(self.buses.len());
-        (place, &self.buses[place])
+        let index = subject.shard(self.buses.len());
+        (index, &self.buses[index])
     }
 
-    fn status(&self, place: usize) -> &Status {
-        &self.statuses.shards[place]
+    fn status(&self, index: usize) -> &Status {
+        &self.statuses.shards[index]
     }
 }
 
 impl<B: Bus> Sharded<B> {
-    fn publish_on(&self, place: usize, to: &Subject, frame: Bytes) -> Result<(), PublishError> {
+    fn publish_on(&self, index: usize, to: &Subject, frame: Bytes) -> Result<(), PublishError> {
         // Nothing would read its queue.
-        if self.status(place).has_ended.load(Relaxed) {
+        if self.status(index).has_ended.load(Relaxed) {
             return Err(PublishError::Away);
         }
-        self.buses[place].publish(to, frame)
+        self.buses[index].publish(to, frame)
     }
 
-    /// Runs a shard until it fails for good.
-    async fn run_shard(&self, place: usize, sink: Arc<dyn Sink>) -> BoxError {
+    /// Runs a shard until it fails permanently.
+    async fn run_shard(&self, index: usize, sink: Arc<dyn Sink>) -> BoxError {
         let sink: Arc<dyn Sink> = Arc::new(ShardSink {
             sink,
             statuses: Arc::clone(&self.statuses),
-            place,
+            index,
         });
-        let run = async { self.buses[place].run(Arc::clone(&sink)).await };
+        let run = async { self.buses[index].run(Arc::clone(&sink)).await };
         let error = AssertUnwindSafe(run).catch_unwind().await;
         let error = error.unwrap_or_else(|_| "the bus has panicked".into());
-        self.status(place).has_ended.store(true, Relaxed);
+        self.status(index).has_ended.store(true, Relaxed);
         sink.event(Event::Disconnected);
-        tracing::error!(target: "getty::cluster", shard = place, error = &*error, "a shard has ended");
+        tracing::error!(target: "getty::cluster", shard = index, error = &*error, "a shard has ended");
         error
     }
 }
@@ -205,8 +206,8 @@ impl<B: Bus> Bus for Sharded<B> {
             return self.publish_on(self.of(to).0, to, frame);
         }
         let mut result = Err(PublishError::Away);
-        for place in 0..self.buses.len() {
-            let published = self.publish_on(place, &to.on_shard(place), frame.clone());
+        for index in 0..self.buses.len() {
+            let published = self.publish_on(index, &to.on_shard(index), frame.clone());
             result = match (result, published) {
                 (Ok(()), _) | (_, Ok(())) => Ok(()),
                 (Err(PublishError::Away), error) => error,
@@ -224,11 +225,11 @@ impl<B: Bus> Bus for Sharded<B> {
                 if is_for_all {
                     self.statuses.all.get_or_init(|| subject.clone());
                 }
-                for (place, changes) in of_shards.iter_mut().enumerate() {
-                    changes.push((subject.on_shard(place), *wanted));
+                for (index, changes) in of_shards.iter_mut().enumerate() {
+                    changes.push((subject.on_shard(index), *wanted));
                     // Only nodes with another order publish to these.
                     let others =
-                        (0..self.buses.len()).filter(|other| is_for_all && *other != place);
+                        (0..self.buses.len()).filter(|other| is_for_all && *other != index);
                     changes.extend(others.map(|other| (subject.on_shard(other), *wanted)));
                 }
             } else {
@@ -245,7 +246,7 @@ impl<B: Bus> Bus for Sharded<B> {
     fn run(&self, sink: Arc<dyn Sink>) -> BoxFuture<'_, BoxError> {
         Box::pin(async move {
             let shards = 0..self.buses.len();
-            let runs = shards.map(|place| self.run_shard(place, Arc::clone(&sink)));
+            let runs = shards.map(|index| self.run_shard(index, Arc::clone(&sink)));
             // It polls only those that were woken.
             let mut runs: FuturesUnordered<_> = runs.collect();
             let mut last = None;
@@ -275,9 +276,9 @@ impl<B: Bus> Bus for Sharded<B> {
         if subject.is_control() {
             return self.subscribed();
         }
-        let (place, bus) = self.of(subject);
+        let (index, bus) = self.of(subject);
         Box::pin(async move {
-            let mut states = self.status(place).state.subscribe();
+            let mut states = self.status(index).state.subscribe();
             // It fails only if the sender is dropped, and `self` keeps it.
             let _ = states.wait_for(|state| state.has_settled()).await;
             bus.subscribed_to(subject).await;
@@ -287,8 +288,8 @@ impl<B: Bus> Bus for Sharded<B> {
     fn flush(&self) -> BoxFuture<'_, ()> {
         let places = 0..self.buses.len();
         // The queue of one that has ended is never read.
-        let live = places.filter(|&place| !self.status(place).has_ended.load(Relaxed));
-        let flushed = join_all(live.map(|place| self.buses[place].flush()));
+        let live = places.filter(|&index| !self.status(index).has_ended.load(Relaxed));
+        let flushed = join_all(live.map(|index| self.buses[index].flush()));
         Box::pin(async {
             flushed.await;
         })
@@ -343,7 +344,7 @@ impl<B: fmt::Debug> fmt::Debug for Sharded<B> {
 struct ShardSink {
     sink: Arc<dyn Sink>,
     statuses: Arc<Statuses>,
-    place: usize,
+    index: usize,
 }
 
 impl Sink for ShardSink {
@@ -353,12 +354,12 @@ impl Sink for ShardSink {
         } = &*self.statuses;
         if let Some(all) = all.get()
             && subject.starts_with(all.as_str())
-            && subject != all.on_shard(self.place).as_str()
+            && subject != all.on_shard(self.index).as_str()
         {
             if !has_reported.swap(true, Relaxed) {
                 tracing::error!(
                     target: "getty::cluster",
-                    shard = self.place,
+                    shard = self.index,
                     subject,
                     "a node has the shards in another order",
                 );
@@ -383,7 +384,7 @@ impl Sink for ShardSink {
         let mut last = lock(last);
         let Status {
             state, disconnects, ..
-        } = &shards[self.place];
+        } = &shards[self.index];
         let was_down = matches!(*state.borrow(), State::Down { .. });
         let is_down = matches!(next, State::Down { .. });
         if was_down && is_down {

@@ -119,7 +119,7 @@ impl Wanted {
         (all.collect(), state.number)
     }
 
-    /// Takes note that the connection has ended. The next one gets all subjects.
+    /// Records that the connection has ended. The next one gets all subjects.
     pub(super) fn stop(&self) {
         let mut state = lock(&self.state);
         (state.added, state.removed) = Default::default();
@@ -167,7 +167,7 @@ impl Wanted {
         self.changed.notified().await;
     }
 
-    /// Takes note that the server has all changes up to `number`.
+    /// Records that the server has all changes up to `number`.
     pub(super) fn confirm(&self, number: u64) {
         self.confirmed.send_if_modified(|confirmed| {
             let is_later = number > *confirmed;

@@ -80,7 +80,7 @@ impl<K: Key, Out> Default for Interest<K, Out> {
 }
 
 impl<K: Key, Out> Interest<K, Out> {
-    /// Takes note that a topic was created or removed.
+    /// Records that a topic was created or removed.
     pub(super) fn changed(&self, key: &K) {
         lock(&self.dirty).insert(key.clone());
         self.pushed.notify_one();

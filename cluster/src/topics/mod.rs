@@ -72,7 +72,7 @@ struct Cards<K: Key> {
 }
 
 impl<K: Key> Cards<K> {
-    /// Takes note that cards or members of a topic may have changed.
+    /// Records that cards or members of a topic may have changed.
     fn changed<Q: KeyBytes + ?Sized>(&self, key: &Q) {
         let bytes = || Bytes::copy_from_slice(&key.key_bytes());
         self.watched.changed(&self.set, bytes);
@@ -417,8 +417,8 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> ClusterTopics<K, Out> {
     /// Watches the members of a topic that have joined [with a card](Self::join_as), on all
     /// nodes: those that are there, and then each that comes or goes.
     ///
-    /// Each node sends its list, and sends it again within 250 ms of a change, or within 1 ms for
-    /// each of its members if that is longer. [`Complete`](crate::WatchEvent::Complete) follows
+    /// Each node sends its list, and sends it again within 250 ms of a change, plus 1 ms for each
+    /// of its members. [`Complete`](crate::WatchEvent::Complete) follows
     /// the lists of all nodes. The stream compares the lists with what the reader knows:
     ///
     /// - A member that comes and goes between two lists, or between two calls of
@@ -432,7 +432,9 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> ClusterTopics<K, Out> {
     ///
     /// A watch costs a request to all nodes every 15 to 20 s, and a list of each node after it.
     /// Joins read one atomic number while no topic is watched. A node answers 100,000 watchers
-    /// at most. A card that is longer than a frame is in no list.
+    /// at most. A card that is longer than a frame is in no list. The name of the set may have 256
+    /// bytes and the key 4,096. A watch beyond a limit reports members of this node at the most,
+    /// and never [`Complete`](crate::WatchEvent::Complete).
     ///
     /// ```
     /// use getty_cluster::{Cluster, ClusterTopics, WatchEvent, form::Plain};
@@ -501,7 +503,8 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> ClusterTopics<K, Out> {
         Set::snapshot(&*self.shared)
     }
 
-    /// Returns the topics of this node alone: their broadcasts reach no other node.
+    /// Returns the topics of this node alone: their broadcasts reach no other node. A session with
+    /// a card must leave by [`leave`](Self::leave), which removes the card.
     #[must_use]
     pub fn local(&self) -> &Topics<K, Out> {
         &self.shared.topics

@@ -26,7 +26,7 @@ contract! {
     shards: 2,
     servers: [
         only_topics_of_a_shard_that_is_away_are_away_and_have_gaps,
-        questions_and_closes_use_the_shard_that_is_left,
+        questions_and_closes_use_the_remaining_shard,
         claims_of_a_shard_that_is_away_are_admitted_and_all_others_are_taken,
     ],
     long: [
@@ -108,7 +108,7 @@ async fn only_topics_of_a_shard_that_is_away_are_away_and_have_gaps(net: Net) {
     assert_eq!(disconnects, [0, 1]);
 }
 
-async fn questions_and_closes_use_the_shard_that_is_left(net: Net) {
+async fn questions_and_closes_use_the_remaining_shard(net: Net) {
     let [one, two] = net.nodes().await;
     let rooms: [Rooms; 2] = [&one, &two].map(|node| node.topics("rooms", Plain));
     for away in [0, 1] {

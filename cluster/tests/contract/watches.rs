@@ -23,6 +23,7 @@ contract! {
         watcher_gets_the_members_of_all_nodes_and_then_each_change,
         members_with_equal_cards_are_counted_and_a_replaced_card_is_another_member,
         lists_longer_than_a_frame_come_in_parts,
+        list_that_exceeds_its_share_of_the_queue_arrives,
         node_that_starts_later_is_watched_and_one_that_leaves_takes_its_members,
         members_stay_while_the_bus_is_away_and_are_compared_afterwards,
         slow_watcher_gets_the_difference,
@@ -169,6 +170,20 @@ async fn lists_longer_than_a_frame_come_in_parts(net: Net) {
     assert_eq!(view.cards().len(), 200);
     drop(guests);
     view.become_these(&mut watch, &[]).await;
+}
+
+async fn list_that_exceeds_its_share_of_the_queue_arrives(net: Net) {
+    let [one, two] = net.nodes().await;
+    let (rooms, others): (Rooms, Rooms) = (one.topics("r", Plain), two.topics("r", Plain));
+    // 2 MB. A subject may use an eighth of the queue, which is 1 MiB.
+    let guests: Vec<_> = (0..200).map(|_| Guest::new()).collect();
+    for (n, guest) in guests.iter().enumerate() {
+        let card = format!("{n:0>10000}");
+        others.join_as("tea".to_owned(), &guest.session, card);
+    }
+    let mut watch = rooms.watch("tea");
+    let view = complete(&mut watch).await;
+    assert_eq!(view.cards().len(), 200);
 }
 
 async fn node_that_starts_later_is_watched_and_one_that_leaves_takes_its_members(net: Net) {

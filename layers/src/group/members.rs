@@ -105,7 +105,8 @@ pub(super) const fn should_shrink(len: usize, capacity: usize) -> bool {
 pub(super) struct Members<Out> {
     list: List<Out>,
     /// Positions by id of the session. There are none while there are few members, which are
-    /// searched: most topics, such as that of a user, have one.
+    /// searched: most topics, such as that of a user, have one (design.md: Why do small groups
+    /// have no table of positions?).
     positions: Lazy<HashMap<u64, usize>>,
     /// Setting of the first member that had one.
     weigh: Option<WeightFn<Out>>,

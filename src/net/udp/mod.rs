@@ -15,7 +15,7 @@
 //! Datagrams are neither retransmitted nor put in order. A sent message has been passed to the
 //! operating system, but may be lost.
 //!
-//! Datagrams above the network's limit of about 1,400 bytes are sent in fragments on Linux and
+//! Datagrams above the network's limit, often 1,472 bytes, are sent in fragments on Linux and
 //! Android. The datagram is lost if one fragment is lost. Most other systems refuse such a
 //! datagram. Protocols should therefore keep datagrams shorter.
 //!

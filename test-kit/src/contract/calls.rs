@@ -187,18 +187,28 @@ impl LayerContract {
         }
         let ends = usize::from(!first_ends);
         case.control.release_call(ends);
+        settle().await;
+        let woken = calls[ends].is_woken();
         // the other one first, so that it could take the response
         for at in [1 - ends, ends, 1 - ends] {
             settle().await;
-            let responds = matches!(calls[at].poll(), Some(Outcome::Response));
-            let text = "a call responds, and only the inner call of another is complete";
-            self.check_that(!responds || at == ends, Rule::Calls, text)?;
+            if let Some(outcome) = calls[at].poll() {
+                let responds = at == ends && matches!(outcome, Outcome::Response);
+                let text =
+                    format!("inner call {ends} of two is complete, and call {at}: {outcome}");
+                self.check_that(responds, Rule::Calls, text)?;
+            }
         }
+        let text = "the inner call of one of two is complete, and its task was not woken";
+        self.check_that(woken, Rule::Wakes, text)?;
         case.control.release();
         for call in calls.iter_mut().filter(|call| !call.has_ended()) {
-            let stuck = matches!(call.finish().await, Outcome::Stuck);
+            let outcome = call.finish().await;
+            let stuck = matches!(outcome, Outcome::Stuck);
             let text = "one of two calls is pending, and both inner calls are complete";
             self.check_that(!stuck, Rule::Wakes, text)?;
+            let text = format!("both inner calls are complete, and a call: {outcome}");
+            self.check_that(matches!(outcome, Outcome::Response), Rule::Calls, text)?;
         }
         Ok(())
     }

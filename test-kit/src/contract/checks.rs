@@ -186,7 +186,7 @@ impl LayerContract {
         case.control.fail_ready(BROKEN);
         let outcome = call.finish().await;
         let text = format!("`poll_ready` of the inner service fails, and the call: {outcome}");
-        let failed = matches!(outcome, Outcome::Error(_));
+        let failed = matches!(&outcome, Outcome::Error(error) if has_cause(&**error, BROKEN));
         self.check_that(failed, Rule::ReadinessErrors, text)
     }
 
@@ -215,7 +215,7 @@ impl LayerContract {
         }
         let (outcome, _) = case.call(request()).await;
         self.called_when_ready(&case.control)?;
-        let failed = matches!(outcome, Outcome::Error(_));
+        let failed = matches!(&outcome, Outcome::Error(error) if has_cause(&**error, BROKEN));
         let text = format!("`poll_ready` has not failed, and the call: {outcome}");
         self.check_that(failed, rule, text)
     }

@@ -20,19 +20,21 @@ impl LayerContract {
         // a clone of a ready service, while there is one permit
         let mut case = Case::new(layer);
         case.control.set_permits(1);
+        case.control.hold();
         self.ready(&mut case).await?;
         let mut clone = case.clone();
         let ready = clone.service.poll_ready().is_ready();
-        case.control.hold();
         let (first, _) = case.start(request());
         if let Some(mut first) = first {
             case.reach_inner(&mut first, 1).await;
         }
         settle().await;
+        // Before the release, which wakes all tasks.
+        let woken = clone.service.is_woken();
         case.control.release();
         if !ready {
             let text = "the permit was returned, and the task of the clone was not woken";
-            self.check_that(clone.service.is_woken(), Rule::Wakes, text)?;
+            self.check_that(woken, Rule::Wakes, text)?;
             self.ready(&mut clone).await?;
         }
         let (outcome, _) = clone.call(request()).await;

@@ -131,9 +131,10 @@ impl UdpConnector {
     }
 
     /// Sets whether the operating system may send long datagrams in fragments on Linux and
-    /// Android. If `false`, a datagram above the network's limit is lost.
-    /// Elsewhere it has no effect: Windows, Apple's systems and FreeBSD send no fragments, and
-    /// other systems send none over IPv6. The default is `true`.
+    /// Android. If `false`, it refuses a datagram above the limit of the local network, and one
+    /// above the limit of a later network is lost. Elsewhere it has no effect: Windows, Apple's
+    /// systems and FreeBSD send no fragments, and other systems send none over IPv6. The default
+    /// is `true`.
     #[must_use]
     pub const fn with_fragments(mut self, on: bool) -> Self {
         self.options.fragments = on;

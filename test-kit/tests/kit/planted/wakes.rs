@@ -120,6 +120,39 @@ async fn waker_that_clones_share_is_found() {
     assert_eq!(broken!(shares), Rule::Wakes);
 }
 
+/// Wakes the task that has polled any of its calls last.
+#[derive(Clone)]
+struct CallsShareWaker<S>(S, Arc<Slot>);
+
+impl<S, R> Service<R> for CallsShareWaker<S>
+where
+    S: Service<R, Error = BoxError, Future: Send + 'static>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = Boxed<S::Response>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        let slot = Arc::clone(&self.1);
+        let mut call = Box::pin(self.0.call(request));
+        Box::pin(poll_fn(move |cx| {
+            *slot.0.lock().unwrap() = Some(cx.waker().clone());
+            let shared = Waker::from(Arc::clone(&slot));
+            call.as_mut().poll(&mut Context::from_waker(&shared))
+        }))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn waker_that_calls_share_is_found() {
+    let shares = |inner| CallsShareWaker(inner, Arc::default());
+    assert_eq!(broken!(shares), Rule::Wakes);
+}
+
 wrong!(
     SwallowsLateReadinessErrors,
     self,
