@@ -90,6 +90,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod bus;
+mod cards;
 mod claims;
 mod close;
 mod cluster;

@@ -31,6 +31,7 @@ use tokio::{
 use crate::{
     Member, NodeId,
     bus::PublishError,
+    cards::{read_cards, size, write_cards},
     cluster::{Inner, MAX_KEY},
     frame::{HEADER, Kind},
     lock, random_id,
@@ -611,50 +612,20 @@ async fn renew(inner: Weak<Inner>, id: u64, topic: Topic) {
 impl Part {
     /// Writes a list in parts of at most `max` bytes each.
     fn write(id: u64, version: u64, cards: &[String], max: usize) -> Vec<Bytes> {
-        let mut parts = Vec::new();
-        let mut part = BytesMut::new();
-        let mut number = 0_u16;
-        let begin = |part: &mut BytesMut, number: u16| {
+        // No frame can have a longer card, and the others must arrive.
+        let fitting = cards.iter().filter(|card| PART + size(card) <= max);
+        write_cards(fitting, max, |part, number| {
             part.put_u64(id);
             part.put_u64(version);
             part.put_u16(number);
-            part.put_u8(0);
-        };
-        begin(&mut part, number);
-        for card in cards {
-            let Ok(len) = u32::try_from(card.len()) else {
-                continue;
-            };
-            if PART + 4 + card.len() > max {
-                // No frame can have it, and the others must arrive.
-                continue;
-            }
-            if part.len() > PART && part.len() + 4 + card.len() > max {
-                parts.push(part.split().freeze());
-                number = number.saturating_add(1);
-                begin(&mut part, number);
-            }
-            part.put_u32(len);
-            part.put_slice(card.as_bytes());
-        }
-        part[PART - 1] = 1;
-        parts.push(part.freeze());
-        parts
+        })
     }
 
     fn read(mut bytes: Bytes) -> Option<Self> {
         let id = bytes.try_get_u64().ok()?;
         let version = bytes.try_get_u64().ok()?;
         let number = bytes.try_get_u16().ok()?;
-        let is_last = bytes.try_get_u8().ok()? != 0;
-        let mut cards = Vec::new();
-        while bytes.has_remaining() {
-            let len = usize::try_from(bytes.try_get_u32().ok()?).ok()?;
-            if len > bytes.len() {
-                return None;
-            }
-            cards.push(String::from_utf8(bytes.split_to(len).to_vec()).ok()?);
-        }
+        let (is_last, cards) = read_cards(bytes)?;
         Some(Self {
             id,
             version,

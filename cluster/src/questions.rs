@@ -5,10 +5,14 @@ use std::{
     sync::Mutex,
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes};
 use tokio::sync::oneshot;
 
-use crate::{Node, NodeId, lock};
+use crate::{
+    Node, NodeId,
+    cards::{read_cards, write_cards},
+    lock,
+};
 
 /// Member of a topic, on any node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -103,41 +107,13 @@ impl Question {
 
 /// Writes answers of at most `max` bytes each.
 pub(crate) fn write_answers(id: u64, cards: &[String], max: usize) -> Vec<Bytes> {
-    let mut answers = Vec::new();
-    let mut answer = BytesMut::new();
-    let begin = |answer: &mut BytesMut| {
-        answer.put_u64(id);
-        answer.put_u8(0);
-    };
-    begin(&mut answer);
-    for card in cards {
-        let Ok(len) = u32::try_from(card.len()) else {
-            continue;
-        };
-        if answer.len() > 9 && answer.len() + 4 + card.len() > max {
-            answers.push(answer.split().freeze());
-            begin(&mut answer);
-        }
-        answer.put_u32(len);
-        answer.put_slice(card.as_bytes());
-    }
-    answer[8] = 1;
-    answers.push(answer.freeze());
-    answers
+    write_cards(cards, max, |answer, _| answer.put_u64(id))
 }
 
 /// Reads an answer: the question, the cards, and whether it is the last of its node.
 pub(crate) fn read_answer(mut bytes: Bytes) -> Option<(u64, Vec<String>, bool)> {
     let id = bytes.try_get_u64().ok()?;
-    let is_last = bytes.try_get_u8().ok()? != 0;
-    let mut cards = Vec::new();
-    while bytes.has_remaining() {
-        let len = usize::try_from(bytes.try_get_u32().ok()?).ok()?;
-        if len > bytes.len() {
-            return None;
-        }
-        cards.push(String::from_utf8(bytes.split_to(len).to_vec()).ok()?);
-    }
+    let (is_last, cards) = read_cards(bytes)?;
     Some((id, cards, is_last))
 }
 
