@@ -7,18 +7,13 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
-use getty_cluster::{BusResult, Cluster, ClusterTopics, form::from_fns};
-use getty_core::{Connection, Session, driver};
+use getty_cluster::{BusResult, Cluster, ClusterTopics};
+use getty_core::{Connection, Session};
 
-use crate::server::{Kind, Server, until};
-
-const TOPICS: u64 = 100;
-/// Longest time until a topic is subscribed to.
-const WAIT: Duration = Duration::from_secs(60);
-
-/// A message: topic, publisher, and number among the publisher's messages to the topic.
-type Numbered = [u64; 3];
+use crate::{
+    numbered::{self, Numbered, TOPICS},
+    server::{Kind, Server, until},
+};
 
 /// A node with a member in each topic.
 struct Node {
@@ -36,33 +31,12 @@ impl Node {
     async fn new(cluster: Cluster, publisher: u64) -> Self {
         let received = Arc::default();
         let arrived: Arc<Mutex<HashMap<(u64, u64), u64>>> = Arc::clone(&received);
-        // The form sees each message that arrives over the bus.
-        let form = from_fns(
-            |message: &Numbered, to: &mut BytesMut| {
-                message
-                    .iter()
-                    .for_each(|part| to.extend_from_slice(&part.to_be_bytes()));
-                Ok(())
-            },
-            move |form: Bytes| {
-                let (parts, _) = form.as_chunks::<8>();
-                let parts: Vec<_> = parts.iter().copied().map(u64::from_be_bytes).collect();
-                let message: Numbered = parts.try_into().map_err(|_| "not three numbers")?;
-                let [topic, publisher, number] = message;
-                let last = arrived.lock().unwrap().insert((topic, publisher), number);
-                assert!(last < Some(number), "{last:?} before {number}");
-                Ok(message)
-            },
-        );
+        let form = numbered::form(move |[topic, publisher, number]| {
+            let last = arrived.lock().unwrap().insert((topic, publisher), number);
+            assert!(last < Some(number), "{last:?} before {number}");
+        });
         let rooms = cluster.topics("rooms", form);
-        let connection = Connection::new(());
-        let (member, _driver) = driver::pair(connection.handle().clone());
-        for topic in 0..TOPICS {
-            assert!(rooms.join(topic, &member));
-        }
-        for topic in 0..TOPICS {
-            assert!(rooms.subscribed(&topic, WAIT).await);
-        }
+        let member = numbered::join(&rooms).await;
         Self {
             cluster,
             rooms,
@@ -70,7 +44,7 @@ impl Node {
             sent: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             received,
-            _member: (member, connection),
+            _member: member,
         }
     }
 

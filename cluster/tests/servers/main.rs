@@ -5,6 +5,7 @@
 mod accounting;
 mod logins;
 mod node;
+mod numbered;
 mod processes;
 mod proxy;
 mod secure;

@@ -9,22 +9,16 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
-use getty_cluster::{BusResult, Cluster, ClusterTopics, State, bus, form::from_fns};
-use getty_core::{Connection, Session, driver};
+use getty_cluster::{BusResult, Cluster, ClusterTopics, State, bus};
+use getty_core::{Connection, Session};
 
 use crate::{
+    numbered::{self, Numbered, TOPICS},
     proxy::{Mode, Proxy},
     server::{Kind, Server, until},
 };
 
-const TOPICS: u64 = 100;
 const NODES: usize = 3;
-/// Longest time until a topic is subscribed to.
-const WAIT: Duration = Duration::from_secs(60);
-
-/// A message: topic, publisher, and number among the publisher's messages to the topic.
-type Numbered = [u64; 3];
 
 /// Messages of one publisher to one topic, as a node has seen them.
 #[derive(Clone, Copy, Default)]
@@ -55,27 +49,13 @@ impl Node {
         ids.lock().unwrap().insert(cluster.id().0, publisher);
         let accounts = Accounts::default();
         let (arrived, gaps) = (Arc::clone(&accounts), Arc::clone(&accounts));
-        // The form sees each message that arrives over the bus.
-        let form = from_fns(
-            |message: &Numbered, to: &mut BytesMut| {
-                message
-                    .iter()
-                    .for_each(|part| to.extend_from_slice(&part.to_be_bytes()));
-                Ok(())
-            },
-            move |form: Bytes| {
-                let (parts, _) = form.as_chunks::<8>();
-                let parts: Vec<_> = parts.iter().copied().map(u64::from_be_bytes).collect();
-                let message: Numbered = parts.try_into().map_err(|_| "not three numbers")?;
-                let [topic, publisher, number] = message;
-                let mut accounts = arrived.lock().unwrap();
-                let account = accounts.entry((topic, publisher)).or_default();
-                assert!(account.last < number, "{} before {number}", account.last);
-                account.last = number;
-                account.received += 1;
-                Ok(message)
-            },
-        );
+        let form = numbered::form(move |[topic, publisher, number]| {
+            let mut accounts = arrived.lock().unwrap();
+            let account = accounts.entry((topic, publisher)).or_default();
+            assert!(account.last < number, "{} before {number}", account.last);
+            account.last = number;
+            account.received += 1;
+        });
         let builder = cluster.topics_builder("rooms", form);
         let rooms = builder.with_gap_hook(move |topic: &u64, gap| {
             let publisher = ids.lock().unwrap()[&gap.node.0];
@@ -83,21 +63,14 @@ impl Node {
             accounts.entry((*topic, publisher)).or_default().missed += gap.missed;
         });
         let rooms = rooms.build();
-        let connection = Connection::new(());
-        let (member, _driver) = driver::pair(connection.handle().clone());
-        for topic in 0..TOPICS {
-            assert!(rooms.join(topic, &member));
-        }
-        for topic in 0..TOPICS {
-            assert!(rooms.subscribed(&topic, WAIT).await);
-        }
+        let member = numbered::join(&rooms).await;
         Self {
             cluster,
             rooms,
             publisher,
             accounts,
             refused: (0..TOPICS).map(|_| AtomicU64::new(0)).collect(),
-            _member: (member, connection),
+            _member: member,
         }
     }
 
