@@ -6,7 +6,7 @@ use getty::{BoxError, Service};
 
 use super::{
     Checked, LayerContract, Rule,
-    case::{Case, has_cause},
+    case::Case,
     spawned::{Outcome, Polled},
 };
 use crate::{advance, request::ContractRequest, settle};
@@ -26,12 +26,8 @@ impl LayerContract {
         self.ready(&mut case).await?;
         case.control.fail(ERROR);
         let (outcome, connection) = case.call(request()).await;
-        let passed = match &outcome {
-            Outcome::Error(error) => has_cause(&**error, ERROR),
-            _ => false,
-        };
         let text = format!("the inner call fails, and the layer's: {outcome}");
-        self.check_that(passed, Rule::Errors, text)?;
+        self.check_that(outcome.has_failed_with(ERROR), Rule::Errors, text)?;
         self.closed(connection.as_ref(), "an error")?;
 
         // a failed call does not end the service
@@ -112,9 +108,7 @@ impl LayerContract {
             case.reach_inner(&mut call, 1).await;
         }
         settle().await;
-        let in_flight = case.control.in_flight();
-        let text = format!("{in_flight} inner futures are alive after {after}");
-        self.check_that(in_flight == 0, Rule::DropCancels, text)?;
+        self.ended(&case.control, Rule::DropCancels, after)?;
         self.closed(connection.as_ref(), after)?;
 
         case.control.release();
@@ -149,9 +143,7 @@ impl LayerContract {
         let passed = matches!(outcome, Outcome::Panic | Outcome::Error(_));
         self.check_that(passed, Rule::Panics, text)?;
         self.closed(connection.as_ref(), "a panic")?;
-        let in_flight = case.control.in_flight();
-        let text = format!("{in_flight} inner futures are alive after a panic");
-        self.check_that(in_flight == 0, Rule::Panics, text)?;
+        self.ended(&case.control, Rule::Panics, "a panic")?;
         let control = case.drop_service().await;
         let reserved = control.reserved();
         let text = format!("{reserved} permits are reserved after a panic and a drop");
@@ -234,9 +226,7 @@ impl LayerContract {
             return Ok(());
         }
         settle().await;
-        let in_flight = case.control.in_flight();
-        let text = format!("{in_flight} inner futures are alive after a timeout of the layer");
-        self.check_that(in_flight == 0, Rule::DropCancels, text)?;
+        self.ended(&case.control, Rule::DropCancels, "a timeout of the layer")?;
         self.closed(connection.as_ref(), "a timeout of the layer")
     }
 

@@ -1,7 +1,5 @@
 //! One service of the layer, with the controls of its inner service.
 
-use std::error::Error;
-
 use getty::{BoxError, ConnectionHandle, Layer, Service};
 
 use super::{
@@ -97,10 +95,4 @@ where
         settle().await;
         control
     }
-}
-
-/// Returns `true` if the error or one of its sources has this text.
-pub(super) fn has_cause(error: &(dyn Error + 'static), text: &str) -> bool {
-    std::iter::successors(Some(error), |&error| error.source())
-        .any(|error| error.to_string().contains(text))
 }

@@ -4,8 +4,8 @@ use getty::{BoxError, ConnectionHandle, Service};
 
 use super::{
     Checked, LayerContract, Rule,
-    case::{Case, has_cause},
-    spawned::{Outcome, Polled},
+    case::Case,
+    spawned::{Outcome, Polled, has_cause},
 };
 use crate::{ProbeHandle, request::ContractRequest, settle};
 
@@ -69,9 +69,7 @@ impl LayerContract {
                     self.check_that(false, Rule::Wakes, text)?;
                 }
             }
-            let in_flight = case.control.in_flight();
-            let text = format!("{in_flight} inner futures are alive after the response");
-            self.check_that(in_flight == 0, Rule::DropCancels, text)?;
+            self.ended(&case.control, Rule::DropCancels, "the response")?;
             self.closed(connection.as_ref(), "the response")?;
             self.returned(&case.control, "the response and before the next ready poll")?;
         }
@@ -83,6 +81,13 @@ impl LayerContract {
         let violations = control.violations();
         let text = format!("{violations} calls of an inner service that was not polled ready");
         self.check_that(violations == 0, Rule::ReadyBeforeCall, text)
+    }
+
+    /// Requires that no inner future is alive.
+    pub(super) fn ended(&self, control: &ProbeHandle, rule: Rule, after: &str) -> Checked {
+        let in_flight = control.in_flight();
+        let text = format!("{in_flight} inner futures are alive after {after}");
+        self.check_that(in_flight == 0, rule, text)
     }
 
     pub(super) fn closed(&self, connection: Option<&ConnectionHandle>, after: &str) -> Checked {
@@ -186,7 +191,7 @@ impl LayerContract {
         case.control.fail_ready(BROKEN);
         let outcome = call.finish().await;
         let text = format!("`poll_ready` of the inner service fails, and the call: {outcome}");
-        let failed = matches!(&outcome, Outcome::Error(error) if has_cause(&**error, BROKEN));
+        let failed = outcome.has_failed_with(BROKEN);
         self.check_that(failed, Rule::ReadinessErrors, text)
     }
 
@@ -215,7 +220,7 @@ impl LayerContract {
         }
         let (outcome, _) = case.call(request()).await;
         self.called_when_ready(&case.control)?;
-        let failed = matches!(&outcome, Outcome::Error(error) if has_cause(&**error, BROKEN));
+        let failed = outcome.has_failed_with(BROKEN);
         let text = format!("`poll_ready` has not failed, and the call: {outcome}");
         self.check_that(failed, rule, text)
     }

@@ -1,6 +1,7 @@
 //! Services and futures that are polled by hand.
 
 use std::{
+    error::Error,
     fmt,
     marker::PhantomData,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -75,6 +76,13 @@ pub(super) enum Outcome {
     Stuck,
 }
 
+impl Outcome {
+    /// Returns `true` if the call has failed, and the error or one of its sources has this text.
+    pub(super) fn has_failed_with(&self, text: &str) -> bool {
+        matches!(self, Self::Error(error) if has_cause(&**error, text))
+    }
+}
+
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -84,6 +92,12 @@ impl fmt::Display for Outcome {
             Self::Stuck => f.write_str("is pending"),
         }
     }
+}
+
+/// Returns `true` if the error or one of its sources has this text.
+pub(super) fn has_cause(error: &(dyn Error + 'static), text: &str) -> bool {
+    std::iter::successors(Some(error), |&error| error.source())
+        .any(|error| error.to_string().contains(text))
 }
 
 /// Number of wakes without a result after which a task is stuck.
